@@ -1,0 +1,43 @@
+//! Frames <-> typed records, and the grammar of their order.
+
+mod epoll;
+mod error;
+mod eventfd;
+mod external;
+mod file;
+mod ids;
+mod inet;
+mod machine;
+mod memory;
+mod openfile;
+mod pipe;
+mod record;
+mod regular;
+mod round;
+mod signal;
+mod signalfd;
+mod task;
+mod thread;
+mod timerfd;
+mod unix;
+
+pub use epoll::*;
+pub use error::*;
+pub use eventfd::*;
+pub use external::*;
+pub use file::*;
+pub use ids::*;
+pub use inet::*;
+pub use machine::*;
+pub use memory::*;
+pub use openfile::*;
+pub use pipe::*;
+pub use record::*;
+pub use regular::*;
+pub use round::*;
+pub use signal::*;
+pub use signalfd::*;
+pub use task::*;
+pub use thread::*;
+pub use timerfd::*;
+pub use unix::*;

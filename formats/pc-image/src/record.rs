@@ -1,0 +1,88 @@
+//! The one table of record numbers, and the record type that all tools exchange.
+
+use crate::*;
+
+/// Everything that a stream can say, but for page data (see [`Pages`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // each variant is documented at its type
+pub enum Record {
+    Machine(Machine),
+    RoundBegin(RoundBegin),
+    RoundEnd(RoundEnd),
+    Task(Task),
+    /// The task has ended.
+    TaskGone(TaskId),
+    Space(Space),
+    /// The space is used no more.
+    SpaceGone(SpaceId),
+    File(File),
+    MapChange(MapChange),
+    Zap(Zap),
+    ZeroPages(ZeroPages),
+    MmState(MmState),
+    SigTable(SigTable),
+    TaskState(TaskState),
+    Thread(Thread),
+    FdTable(FdTable),
+    OpenFile(OpenFile),
+    Commit(Commit),
+    Cancel(Cancel),
+}
+
+/// A run of consecutive pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageRun {
+    /// Address of the first page (an offset in a shared memory space).
+    pub addr: u64,
+    /// How many pages.
+    pub pages: u64,
+}
+
+/// Pages with their bytes, in the order of the runs. Owns its buffer, so that it can be handed to another thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pages {
+    /// The space.
+    pub space: SpaceId,
+    /// Ascending, not overlapping.
+    pub runs: Vec<PageRun>,
+    /// The frame's whole payload; give it back to the reader with `recycle` when done.
+    pub payload: Vec<u8>,
+    /// Where in `payload` the page data begin.
+    pub data_offset: usize,
+}
+
+impl Pages {
+    /// The bytes of all runs, one behind the other.
+    pub fn data(&self) -> &[u8] {
+        &self.payload[self.data_offset..]
+    }
+}
+
+/// What a reader delivers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// A record.
+    Record(Box<Record>),
+    /// Pages with their bytes.
+    Pages(Pages),
+}
+
+/// Where capture puts records. Implemented by the stream writer, and by tests.
+pub trait Sink {
+    /// Puts a record. May be buffered until [`Sink::flush`].
+    fn record(&mut self, record: &Record) -> Result<(), ImageError>;
+    /// Puts pages; `data` are the bytes of `runs` in order, in as many pieces as the caller has.
+    fn pages(&mut self, space: SpaceId, runs: &[PageRun], data: &[&[u8]]) -> Result<(), ImageError>;
+    /// Hands everything put so far to the operating system.
+    fn flush(&mut self) -> Result<(), ImageError>;
+}
+
+/// Where rebuild takes records from.
+pub trait Source {
+    /// The next item; `None` behind the End of the last segment, at the true end of input.
+    fn next(&mut self) -> Result<Option<Item>, ImageError>;
+    /// Takes a used page buffer back.
+    fn recycle(&mut self, payload: Vec<u8>) {
+        drop(payload);
+    }
+}
