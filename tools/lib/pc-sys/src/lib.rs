@@ -1,1 +1,19 @@
-//! pc-sys
+//! Typed wrappers for Linux kernel calls that nix and procfs lack: ptrace register sets, process memory,
+//! userfaultfd, PAGEMAP_SCAN, clone3, pidfd_getfd.
+//!
+//! One module for each area of the kernel, functions named as in the man pages. With `pc-trace` this is the only crate
+//! that may use `unsafe`; each block argues why it is sound.
+
+pub mod clone;
+pub mod mem;
+pub mod pagemap;
+pub mod pidfd;
+pub mod ptrace;
+pub mod uffd;
+
+use std::io;
+
+/// Decodes the return value of a libc call that gives -1 and sets `errno`.
+pub(crate) fn check(ret: libc::c_long) -> io::Result<libc::c_long> {
+    if ret == -1 { Err(io::Error::last_os_error()) } else { Ok(ret) }
+}

@@ -1,0 +1,233 @@
+//! The `PAGEMAP_SCAN` ioctl of /proc/PID/pagemap (Linux 6.7, Documentation/admin-guide/mm/pagemap.rst).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use crate::check;
+
+bitflags::bitflags! {
+    /// Categories of pages, `PAGE_IS_*` of include/uapi/linux/fs.h.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct PageIs: u64 {
+        /// Write-protect tracking is on for the page's mapping.
+        const WPALLOWED = 1 << 0;
+        /// Written since it was last write-protected.
+        const WRITTEN = 1 << 1;
+        /// Backed by a file or shared memory.
+        const FILE = 1 << 2;
+        /// In memory.
+        const PRESENT = 1 << 3;
+        /// Swapped out.
+        const SWAPPED = 1 << 4;
+        /// The zero page.
+        const PFNZERO = 1 << 5;
+        /// Part of a transparent or hugetlb huge page.
+        const HUGE = 1 << 6;
+        /// soft-dirty.
+        const SOFT_DIRTY = 1 << 7;
+        /// A guard page of `MADV_GUARD_INSTALL` (Linux 6.15).
+        const GUARD = 1 << 8;
+    }
+}
+
+bitflags::bitflags! {
+    /// Flags of the scan, `PM_SCAN_*`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct ScanFlags: u64 {
+        /// Write-protect the pages that match.
+        const WP_MATCHING = 1 << 0;
+        /// Fail with `EPERM` at a page whose mapping is not tracked.
+        const CHECK_WPASYNC = 1 << 1;
+    }
+}
+
+/// `struct page_region`: a run of pages of the same categories.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PageRegion {
+    /// First address.
+    pub start: u64,
+    /// Address behind the last.
+    pub end: u64,
+    /// [`PageIs`] bits, of those asked for.
+    pub categories: u64,
+}
+
+/// `struct pm_scan_arg`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct PmScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+const _: () = assert!(size_of::<PmScanArg>() == 96);
+const _: () = assert!(size_of::<PageRegion>() == 24);
+
+/// `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+
+/// What to look for: a page matches if it has all of `all` (but those in `inverted`, which it must lack) and, where
+/// `any` is not empty, at least one of `any`.
+#[derive(Debug, Clone, Copy)]
+pub struct Query {
+    /// Categories whose sense is turned round.
+    pub inverted: PageIs,
+    /// All of these.
+    pub all: PageIs,
+    /// At least one of these.
+    pub any: PageIs,
+    /// Which categories the answer tells.
+    pub report: PageIs,
+    /// Flags.
+    pub flags: ScanFlags,
+}
+
+impl Query {
+    /// Matches pages with any of `any`, and reports `report`.
+    pub fn any_of(any: PageIs, report: PageIs) -> Self {
+        Self { inverted: PageIs::empty(), all: PageIs::empty(), any, report, flags: ScanFlags::empty() }
+    }
+
+    /// Adds categories of which a page must have all.
+    pub fn and_all(mut self, all: PageIs) -> Self {
+        self.all |= all;
+        self
+    }
+
+    /// Adds categories that a page must lack.
+    pub fn without(mut self, none: PageIs) -> Self {
+        self.inverted |= none;
+        self.all |= none;
+        self
+    }
+
+    /// Sets the scan's flags.
+    pub fn flags(mut self, flags: ScanFlags) -> Self {
+        self.flags = flags;
+        self
+    }
+}
+
+/// /proc/PID/pagemap, open for scans.
+#[derive(Debug)]
+pub struct Pagemap(File);
+
+impl Pagemap {
+    /// Opens the page map of process `pid`.
+    pub fn open(pid: i32) -> io::Result<Self> {
+        File::open(format!("/proc/{pid}/pagemap")).map(Self)
+    }
+
+    /// Scans `[start, end)` into `regions` (cleared first, grown as needed). `ENOTTY` where the kernel lacks the ioctl;
+    /// with `CHECK_WPASYNC`, `EPERM` at the first mapping that is not tracked.
+    pub fn scan(&self, start: u64, end: u64, query: Query, regions: &mut Vec<PageRegion>) -> io::Result<()> {
+        const BATCH: usize = 4096;
+        regions.clear();
+        let mut at = start;
+        while at < end {
+            let filled = regions.len();
+            regions.resize(filled + BATCH, PageRegion::default());
+            let out = &mut regions[filled..];
+            let (count, walk_end) = match self.scan_once(at, end, query, out) {
+                Ok(done) => done,
+                Err(err) => {
+                    regions.truncate(filled);
+                    return Err(err);
+                }
+            };
+            regions.truncate(filled + count);
+            if walk_end <= at {
+                return Err(io::Error::other("PAGEMAP_SCAN made no progress"));
+            }
+            at = walk_end;
+        }
+        merge(regions);
+        Ok(())
+    }
+
+    fn scan_once(
+        &self,
+        start: u64,
+        end: u64,
+        query: Query,
+        out: &mut [PageRegion],
+    ) -> io::Result<(usize, u64)> {
+        let mut arg = PmScanArg {
+            size: size_of::<PmScanArg>() as u64,
+            flags: query.flags.bits(),
+            start,
+            end,
+            vec: out.as_mut_ptr() as u64,
+            vec_len: out.len() as u64,
+            category_inverted: query.inverted.bits(),
+            category_mask: query.all.bits(),
+            category_anyof_mask: query.any.bits(),
+            return_mask: query.report.bits(),
+            ..PmScanArg::default()
+        };
+        // SAFETY: `arg` is the structure the ioctl expects, and its vector is `out`, writable for `vec_len` entries.
+        let n = unsafe { libc::ioctl(self.0.as_raw_fd(), PAGEMAP_SCAN, &mut arg) };
+        let n = check(n.into())?;
+        Ok((n as usize, arg.walk_end))
+    }
+}
+
+/// Joins neighbours that the ioctl gave apart because a batch ended between them.
+fn merge(regions: &mut Vec<PageRegion>) {
+    regions.dedup_by(|next, last| {
+        let joined = last.end == next.start && last.categories == next.categories;
+        if joined {
+            last.end = next.end;
+        }
+        joined
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scan_finds_exactly_the_touched_pages() {
+        let len = 64 * 4096;
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
+        let addr = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        assert_ne!(addr, libc::MAP_FAILED);
+        // SAFETY: forbids huge pages in our own mapping, so that pages are counted singly.
+        unsafe { libc::madvise(addr, len, libc::MADV_NOHUGEPAGE) };
+        let base = addr as u64;
+        for page in [1usize, 2, 10] {
+            // SAFETY: inside the mapping made above.
+            unsafe { addr.cast::<u8>().add(page * 4096).write_volatile(1) };
+        }
+        let map = Pagemap::open(std::process::id() as i32).unwrap();
+        let mut regions = Vec::new();
+        let query = Query::any_of(PageIs::PRESENT | PageIs::SWAPPED, PageIs::empty());
+        map.scan(base, base + len as u64, query, &mut regions).unwrap();
+        let got: Vec<_> = regions.iter().map(|r| ((r.start - base) / 4096, (r.end - base) / 4096)).collect();
+        // SAFETY: our own mapping, no longer used.
+        unsafe { libc::munmap(addr, len) };
+        assert_eq!(got, [(1, 3), (10, 11)]);
+    }
+}
