@@ -1,0 +1,184 @@
+//! The stream coming in.
+
+use std::fs::File;
+use std::io::{self, BufReader, IsTerminal as _, Read, Seek as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+use zstd::stream::read::Decoder;
+
+use crate::exit::{Exit, WithExit as _};
+
+/// The largest zstd window that is accepted, as a power of two: 128 MiB, what `zstd -d` takes
+/// without being asked for more. Memory stays bounded by it whatever the input claims.
+pub const WINDOW_LOG_MAX: u32 = 27;
+
+/// What is wrong with the zstd layer around a stream. Arrives inside an [`io::Error`], of kind
+/// `UnexpectedEof` or `InvalidData`; [`crate::exit_of`] finds it there.
+#[derive(Debug, thiserror::Error)]
+pub enum CompressedInput {
+    /// The input ended within a zstd frame.
+    #[error("the compressed input ended early")]
+    Truncated,
+    /// The input is not valid zstd, or needs a window above [`WINDOW_LOG_MAX`].
+    #[error("bad compressed input: {0}")]
+    Damaged(String),
+}
+
+impl CompressedInput {
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            CompressedInput::Truncated => Exit::Truncated,
+            CompressedInput::Damaged(_) => Exit::BadStream,
+        }
+    }
+}
+
+impl From<CompressedInput> for io::Error {
+    fn from(error: CompressedInput) -> Self {
+        let kind = match error {
+            CompressedInput::Truncated => io::ErrorKind::UnexpectedEof,
+            CompressedInput::Damaged(_) => io::ErrorKind::InvalidData,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// An opened input: as it comes, or decompressed where it is zstd.
+pub struct Input(Kind);
+
+enum Kind {
+    /// A regular file, not compressed, at its place.
+    Plain(File),
+    /// A pipe, socket or device, with the bytes that were looked at for the magic.
+    Piped(Peeked),
+    Zstd(Box<Decoder<'static, BufReader<Peeked>>>),
+}
+
+/// Opens `path`, or standard input where it is `None` or `-`.
+///
+/// # Errors
+/// A file that cannot be opened; a terminal, with [`Exit::Usage`].
+pub fn input(tool: &str, path: Option<&Path>) -> anyhow::Result<Input> {
+    let file = match path.filter(|path| *path != Path::new("-")) {
+        Some(path) => File::open(path).with_context(|| format!("cannot open {}", path.display()))?,
+        None => io::stdin().as_fd().try_clone_to_owned().context("standard input")?.into(),
+    };
+    if file.is_terminal() {
+        let why = anyhow!("{tool} does not read a stream from a terminal; give it a file or a pipe");
+        return Err(why).exit(Exit::Usage);
+    }
+    Input::new(file).context("cannot read the input")
+}
+
+impl Input {
+    /// Takes over an opened file, pipe or socket. Waits for its first four bytes.
+    pub fn new(mut file: File) -> io::Result<Self> {
+        let mut head = [0; 4];
+        if file.metadata()?.is_file() {
+            let at = file.stream_position()?;
+            let len = fill(&mut head, |rest, done| file.read_at(rest, at + done as u64))?;
+            if !is_zstd(&head[..len]) {
+                return Ok(Input(Kind::Plain(file)));
+            }
+            return Self::decompress(Peeked { head, at: 0, len: 0, file });
+        }
+        let len = fill(&mut head, |rest, _| file.read(rest))?;
+        let peeked = Peeked { head, at: 0, len, file };
+        if is_zstd(&head[..len]) { Self::decompress(peeked) } else { Ok(Input(Kind::Piped(peeked))) }
+    }
+
+    fn decompress(peeked: Peeked) -> io::Result<Self> {
+        let buffer = zstd::zstd_safe::DCtx::in_size();
+        let mut decoder = Decoder::with_buffer(BufReader::with_capacity(buffer, peeked))?;
+        decoder.window_log_max(WINDOW_LOG_MAX)?;
+        Ok(Input(Kind::Zstd(Box::new(decoder))))
+    }
+
+    /// The file itself, at the stream's first byte, where it is a plain regular one (to map it).
+    pub fn file(&self) -> Option<&File> {
+        match &self.0 {
+            Kind::Plain(file) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// Whether the input came compressed.
+    pub fn is_compressed(&self) -> bool {
+        matches!(self.0, Kind::Zstd(..))
+    }
+
+    /// The descriptor that the bytes come from, to poll it or to size its pipe. More may already
+    /// be buffered here than it says.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0 {
+            Kind::Plain(file) => file.as_fd(),
+            Kind::Piped(peeked) => peeked.file.as_fd(),
+            Kind::Zstd(decoder) => decoder.get_ref().get_ref().file.as_fd(),
+        }
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Kind::Plain(file) => file.read(out),
+            Kind::Piped(peeked) => peeked.read(out),
+            Kind::Zstd(decoder) => decoder.read(out).map_err(blame),
+        }
+    }
+}
+
+/// Tells an error of the zstd layer from one of the file below it, which carries an errno.
+fn blame(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => CompressedInput::Truncated.into(),
+        io::ErrorKind::Interrupted => error,
+        _ if error.raw_os_error().is_some() => error,
+        _ => CompressedInput::Damaged(error.to_string()).into(),
+    }
+}
+
+/// A zstd frame, or a skippable one such as `pzstd` puts first.
+fn is_zstd(head: &[u8]) -> bool {
+    let Ok(head) = head.try_into() else { return false };
+    let magic = u32::from_le_bytes(head);
+    magic == zstd::zstd_safe::MAGICNUMBER || magic & 0xffff_fff0 == 0x184d_2a50
+}
+
+fn fill(head: &mut [u8], mut read: impl FnMut(&mut [u8], usize) -> io::Result<usize>) -> io::Result<usize> {
+    let mut done = 0;
+    while done < head.len() {
+        match read(&mut head[done..], done) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// A file whose first bytes have been read ahead.
+struct Peeked {
+    head: [u8; 4],
+    at: usize,
+    len: usize,
+    file: File,
+}
+
+impl Read for Peeked {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.len {
+            return self.file.read(out);
+        }
+        let n = (&self.head[self.at..self.len]).read(out)?;
+        self.at += n;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests;

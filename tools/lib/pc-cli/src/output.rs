@@ -1,0 +1,130 @@
+//! The stream going out, and files that hold secrets.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::exit::{Exit, WithExit as _};
+
+/// Takes standard output over for a stream: unbuffered, the only descriptor of it here, and
+/// closed on exec. Descriptor 1 becomes `/dev/null`, so dropping the file really ends the
+/// reader's input and a stray print cannot damage the stream.
+///
+/// # Errors
+/// A terminal, or a stdout that is closed or read-only, with [`Exit::Usage`].
+pub fn output(tool: &str) -> anyhow::Result<File> {
+    let stdout = io::stdout();
+    if stdout.is_terminal() {
+        let why = anyhow!("{tool} does not write a stream to a terminal; give it a file or a pipe");
+        return Err(why).exit(Exit::Usage);
+    }
+    usable(stdout.as_fd()).exit(Exit::Usage)?;
+    let file = stdout.as_fd().try_clone_to_owned().context("standard output")?;
+    let null = OpenOptions::new().write(true).open("/dev/null").context("cannot open /dev/null")?;
+    nix::unistd::dup2_stdout(null).context("standard output")?;
+    Ok(file.into())
+}
+
+/// Refuses a descriptor that loses what is written to it without a word. Rust's start-up code
+/// opens `/dev/null` for reading and writing in the place of a closed descriptor, where a shell's
+/// `>/dev/null` opens it for writing only.
+fn usable(fd: BorrowedFd<'_>) -> anyhow::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).context("standard output")?);
+    let access = flags & OFlag::O_ACCMODE;
+    if access == OFlag::O_RDONLY {
+        return Err(anyhow!("standard output is not open for writing"));
+    }
+    let file = File::from(fd.try_clone_to_owned()?);
+    let found = file.metadata()?;
+    let null = fs::metadata("/dev/null").is_ok_and(|null| null.rdev() == found.rdev());
+    if access == OFlag::O_RDWR && found.file_type().is_char_device() && null {
+        return Err(anyhow!("standard output is closed (to throw the stream away use >/dev/null)"));
+    }
+    Ok(())
+}
+
+/// Creates or empties a file that only its owner can read; an older file's mode is corrected
+/// before anything is written to it.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    if file.metadata()?.is_file() {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
+}
+
+/// Puts `bytes` at `path`, mode 0600, all or nothing: readers see the old file or the new one.
+/// A pipe, terminal or device at `path` is simply written to.
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return OpenOptions::new().write(true).open(path)?.write_all(bytes);
+    }
+    // Through a symbolic link: the file that it names is replaced, not the link.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let (temporary, mut file) = create_beside(&path)?;
+    let written = file.write_all(bytes).and_then(|()| fs::rename(&temporary, &path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// A new file with a name of its own in the folder of `path`.
+fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+    let mut number = 0;
+    loop {
+        let beside = path.with_file_name(format!(".{name}.{}.{number}", std::process::id()));
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            opened => return Ok((beside, opened?)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("pc-cli-{name}-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn files_are_private_even_where_an_open_one_was_before() {
+        let folder = folder("private");
+        let path = folder.join("f");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        create_private(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        write_private(&path, b"new").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_device_is_written_to_and_not_replaced() {
+        write_private(Path::new("/dev/null"), b"x").unwrap();
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+    }
+
+    #[test]
+    fn a_read_only_or_closed_output_is_refused() {
+        assert!(usable(File::open("/dev/zero").unwrap().as_fd()).is_err());
+        let both = OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
+        assert!(usable(both.as_fd()).is_err());
+        let one = OpenOptions::new().write(true).open("/dev/null").unwrap();
+        assert!(usable(one.as_fd()).is_ok());
+    }
+}
