@@ -1,0 +1,116 @@
+//! What stopping a thread has done to it, and how that is mended.
+
+use pc_sys::mem;
+use pc_sys::ptrace::{self, Regs};
+
+use crate::Tid;
+use crate::error::{KernelContext, TraceError};
+
+/// The kernel's own codes for calls that it will redo: they never reach user space.
+const ERESTARTSYS: i64 = 512;
+const ERESTARTNOINTR: i64 = 513;
+const ERESTARTNOHAND: i64 = 514;
+const ERESTART_RESTARTBLOCK: i64 = 516;
+
+/// Length of the `syscall` instruction.
+const SYSCALL_LEN: u64 = 2;
+
+/// Calls that come back with `EINTR` from a mere stop, though no signal was delivered (signal(7), "Interruption of
+/// system calls and library functions by stop signals", and those that epoll and IPC never restart).
+const EINTR_BY_STOP: [i64; 17] = [
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_msgrcv,
+    libc::SYS_msgsnd,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_read,
+    libc::SYS_io_getevents,
+];
+
+/// Registers with which the interrupted call is made again, if `regs` show a call that came back with `EINTR` only
+/// because we stopped the thread. (Right only while no signal waits to be delivered: see the caller.)
+pub(crate) fn redo_eintr(regs: &Regs) -> Option<Regs> {
+    let interrupted =
+        regs.rax as i64 == -i64::from(libc::EINTR) && EINTR_BY_STOP.contains(&(regs.orig_rax as i64));
+    interrupted.then(|| rewound(regs, regs.orig_rax))
+}
+
+/// Registers that go on with the same effect without the kernel's restart logic, which rt_sigreturn(2) bypasses: the
+/// interrupted call is made again. One that would be taken up through its restart block starts anew.
+pub(crate) fn without_restart(regs: &Regs) -> Regs {
+    if (regs.orig_rax as i64) < 0 {
+        return *regs;
+    }
+    match -(regs.rax as i64) {
+        ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND | ERESTART_RESTARTBLOCK => rewound(regs, regs.orig_rax),
+        _ => *regs,
+    }
+}
+
+fn rewound(regs: &Regs, nr: u64) -> Regs {
+    Regs { rax: nr, rip: regs.rip - SYSCALL_LEN, orig_rax: u64::MAX, ..*regs }
+}
+
+/// A thread caught inside a restartable sequence goes on at its abort handler, as the kernel would have it at any
+/// preemption; a remote call would clear the section without the abort (rseq(2), kernel/rseq.c).
+pub(crate) fn abort_rseq(pid: i32, tid: Tid, regs: &mut Regs) -> Result<(), TraceError> {
+    const RSEQ_CS: u64 = 8;
+    // EIO: a kernel before 5.13, which cannot tell. Such a kernel is refused by what needs more of it.
+    let Ok(Some(conf)) = ptrace::get_rseq_configuration(tid) else { return Ok(()) };
+    let mut word = [0u8; 8];
+    if mem::read_remote(pid, conf.rseq_abi_pointer + RSEQ_CS, &mut word).is_err() {
+        return Ok(());
+    }
+    let section = u64::from_le_bytes(word);
+    let mut cs = [0u8; 32];
+    if section == 0 || mem::read_remote(pid, section, &mut cs).is_err() {
+        return Ok(());
+    }
+    let field = |i: usize| u64::from_le_bytes(cs[8 * i..8 * i + 8].try_into().unwrap_or_default());
+    let (start, length, abort) = (field(1), field(2), field(3));
+    if regs.rip.wrapping_sub(start) >= length {
+        return Ok(());
+    }
+    regs.rip = abort;
+    // First the registers, then the pointer: dying between the two leaves a thread that is outside its section.
+    ptrace::setregs(tid, regs).kernel("setting the registers", tid)?;
+    mem::write_remote(pid, conf.rseq_abi_pointer + RSEQ_CS, &[0; 8]).kernel("clearing rseq_cs", tid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn regs(rax: i64, orig_rax: i64) -> Regs {
+        // SAFETY: all-zero registers are valid.
+        let zero: Regs = unsafe { std::mem::zeroed() };
+        Regs { rax: rax as u64, orig_rax: orig_rax as u64, rip: 0x1000, ..zero }
+    }
+
+    #[test]
+    fn epoll_wait_that_was_only_stopped_is_made_again() {
+        let mended = redo_eintr(&regs(-4, libc::SYS_epoll_wait)).unwrap();
+        assert_eq!(
+            (mended.rax as i64, mended.rip, mended.orig_rax as i64),
+            (libc::SYS_epoll_wait, 0xffe, -1)
+        );
+        assert!(redo_eintr(&regs(-4, libc::SYS_connect)).is_none());
+        assert!(redo_eintr(&regs(0, libc::SYS_epoll_wait)).is_none());
+    }
+
+    #[test]
+    fn user_code_is_left_alone_even_if_rax_looks_like_a_restart() {
+        let r = without_restart(&regs(-512, -1));
+        assert_eq!((r.rax as i64, r.rip), (-512, 0x1000));
+    }
+}
