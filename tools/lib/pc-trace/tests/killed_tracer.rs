@@ -1,0 +1,99 @@
+//! A tracer killed with SIGKILL at any moment of an injection leaves a target that goes on.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use pc_trace::{Call, SeizeOptions, Tracees};
+
+/// Sums floats in two ways (registers in use all the time), sleeps now and then, and says so after each lap.
+const PROGRAM: &str = r#"
+import time, sys, math
+lap = 0
+want = sum(math.sin(i) * 1.5 for i in range(5000))
+while True:
+    got = sum(math.sin(i) * 1.5 for i in range(5000))
+    if got != want:
+        print("WRONG", got, want, flush=True)
+        sys.exit(1)
+    before = time.monotonic()
+    time.sleep(0.002)
+    if time.monotonic() - before < 0.002:
+        print("SHORT", flush=True)
+        sys.exit(1)
+    lap += 1
+    print(lap, flush=True)
+"#;
+
+struct Guest(Child);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Seizes, injects and lets go again and again, until killed.
+fn trace_forever(pid: i32) -> ! {
+    loop {
+        let Ok(mut tracees) = Tracees::seize(pid, &SeizeOptions::default()) else { continue };
+        if let Ok(mut remote) = tracees.remote(4096) {
+            let _ = remote.batch(pid, &vec![Call::new(libc::SYS_getppid, []); 300]);
+            let _ = remote.finish();
+        }
+        let _ = tracees.detach();
+    }
+}
+
+#[test]
+fn target_survives_a_tracer_killed_at_random_moments() {
+    survives("", 300);
+}
+
+#[test]
+fn target_that_handles_every_signal_survives_a_killed_tracer_too() {
+    let handle_all = r"
+import signal
+for s in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
+    try: signal.signal(s, lambda *_: (print('SIGNALLED', flush=True), sys.exit(1)))
+    except OSError: pass
+";
+    survives(handle_all, 150);
+}
+
+fn survives(prelude: &str, kills: u32) {
+    let program = PROGRAM.replacen("lap = 0", &format!("{prelude}lap = 0"), 1);
+    let mut child = Command::new("python3")
+        .args(["-c", &program])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 starts");
+    let pid = child.id() as i32;
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let _guest = Guest(child);
+    let mut lap = || lines.next().expect("the guest goes on").expect("its output is text");
+    lap();
+    for i in 0..kills {
+        // SAFETY: the child makes no use of locks that another thread of this test program could hold: it allocates,
+        // which glibc's fork makes safe, and calls the kernel.
+        match unsafe { libc::fork() } {
+            0 => trace_forever(pid),
+            tracer => {
+                std::thread::sleep(Duration::from_micros(u64::from(300 + i * 7919 % 2000)));
+                // SAFETY: our own child, not reaped yet.
+                unsafe {
+                    libc::kill(tracer, libc::SIGKILL);
+                    libc::waitpid(tracer, std::ptr::null_mut(), 0);
+                }
+            }
+        }
+        let said = lap();
+        assert!(said.parse::<u32>().is_ok(), "after kill {i}: {said}");
+    }
+    // All that was said meanwhile, and more to come.
+    for _ in 0..1000 {
+        let said = lap();
+        assert!(said.parse::<u32>().is_ok(), "{said}");
+    }
+}
