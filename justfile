@@ -1,0 +1,40 @@
+# What people do with this tree; `just` lists it.
+
+_list:
+    @just --list --unsorted
+
+# Build the tools
+build:
+    cargo build --release --locked
+
+# Install what the tests need and run them all (root)
+test:
+    ./tests/run
+
+# Formatting, clippy and shell scripts
+lint:
+    cargo fmt --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    shellcheck examples/quickstart examples/checkpoint examples/migrate-*
+
+# Licences and advisories of what we depend on (needs cargo-deny)
+deny:
+    cargo deny check
+
+# Move a redis-server between two hosts made of namespaces (root)
+quickstart:
+    ./examples/quickstart
+
+# Put tools, manual pages and completions under PREFIX
+install prefix="/usr/local": build
+    #!/usr/bin/env bash
+    set -euo pipefail
+    built=${CARGO_TARGET_DIR:-target}/release
+    for tool in pc-dump pc-restore pc-show; do
+        install -D "$built/$tool" "{{prefix}}/bin/$tool"
+        install -d "{{prefix}}/share/bash-completion/completions"
+        "$built/$tool" --completions bash > "{{prefix}}/share/bash-completion/completions/$tool"
+    done
+    for page in man/*.[157]; do
+        install -D -m 644 "$page" "{{prefix}}/share/man/man${page##*.}/${page##*/}"
+    done
