@@ -24,7 +24,7 @@ pub use error::TraceError;
 pub use husk::{Husk, Scratch};
 pub use pc_sys::ptrace::Regs;
 pub use remote::Remote;
-pub use tracees::{SeizeOptions, Tracees};
+pub use tracees::{SeccompFilter, SeizeOptions, Tracees};
 
 /// A thread id as the tracer's pid namespace sees it.
 pub type Tid = i32;

@@ -19,6 +19,15 @@ pub struct SeizeOptions {
     pub suspend_seccomp: bool,
 }
 
+/// A seccomp(2) filter of a thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeccompFilter {
+    /// Its classic BPF program, 8 bytes an instruction.
+    pub insns: Vec<u8>,
+    /// `SECCOMP_FILTER_FLAG_LOG` and the like.
+    pub flags: u64,
+}
+
 /// All threads of one process in ptrace stops. Dropped or detached, they go on as if nothing had been.
 #[derive(Debug)]
 pub struct Tracees {
@@ -189,7 +198,7 @@ impl Tracees {
     }
 
     /// A thread's seccomp filter by index (0 = the newest) with its flags; `None` behind the last.
-    pub fn seccomp_filter(&self, tid: Tid, index: usize) -> Result<Option<(Vec<u8>, u64)>, TraceError> {
+    pub fn seccomp_filter(&self, tid: Tid, index: usize) -> Result<Option<SeccompFilter>, TraceError> {
         let tid = self.held(tid)?.tid;
         let Some(insns) = ptrace::seccomp_get_filter(tid, index).kernel("reading a seccomp filter", tid)?
         else {
@@ -197,7 +206,7 @@ impl Tracees {
         };
         let flags =
             ptrace::seccomp_get_metadata(tid, index as u64).kernel("reading a seccomp filter", tid)?;
-        Ok(Some((insns, flags)))
+        Ok(Some(SeccompFilter { insns, flags }))
     }
 
     /// Makes remote system calls possible, with `data` bytes of room for their arguments and results.

@@ -1,1 +1,77 @@
-//! pc-track
+//! Which pages of a process have changed since they were last looked at.
+//!
+//! Three methods. [`Uffd`]: userfaultfd in its asynchronous write-protect mode with PAGEMAP_SCAN (Linux 6.7), exact to
+//! the page, taken and cleared in one step while the target runs. [`SoftDirty`]: the soft-dirty bits of older kernels, which
+//! can only be taken and cleared together while the target stands. [`Hashes`]: compares what is read with what was sent;
+//! works everywhere and sees what the others cannot (writes that bypass the page tables: direct I/O into pinned pages,
+//! writes to shared memory through its file), for the price of reading everything.
+//!
+//! A range is lost to tracking when the target replaces the mapping (munmap and mmap, mremap, exec); [`Tracker::written`]
+//! then says so, and the range has to be sent whole and tracked again.
+
+mod hash;
+mod softdirty;
+mod uffd;
+
+pub use hash::Hashes;
+pub use softdirty::SoftDirty;
+pub use uffd::Uffd;
+
+use std::io;
+
+/// A range of addresses `(start, end)`, whole pages.
+pub type Range = (u64, u64);
+
+/// What was found in a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// The range is tracked throughout; the written pages are in the answer.
+    Tracked,
+    /// Part of the range is not tracked: it is new, or the mapping was replaced. Nothing is known of its pages.
+    Lost,
+}
+
+/// Errors of tracking.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrackError {
+    /// A kernel call failed.
+    #[error("{what}")]
+    Kernel {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel lacks the method.
+    #[error("this kernel cannot track by {0}")]
+    Unsupported(&'static str),
+    /// A remote system call failed.
+    #[error(transparent)]
+    Trace(#[from] pc_trace::TraceError),
+}
+
+/// A method that learns of writes from the kernel.
+pub trait Tracker {
+    /// Its name, as `--track` takes it.
+    fn name(&self) -> &'static str;
+
+    /// Whether [`Tracker::written`] with `clear` loses writes unless the target stands.
+    fn needs_pause(&self) -> bool;
+
+    /// Starts tracking a mapped range. All that is present in it counts as written until it is cleared. False if
+    /// the range cannot be tracked by this method (another userfaultfd has it): it then needs [`Hashes`].
+    fn track(&mut self, range: Range) -> Result<bool, TrackError>;
+
+    /// The present pages of a range that were written since they were last cleared, into `out` (appended, ascending).
+    /// With `clear` they count as unwritten from here on, in the same step: a write after it is found the next time.
+    fn written(&mut self, range: Range, clear: bool, out: &mut Vec<Range>) -> Result<Found, TrackError>;
+
+    /// Ends tracking of a range, in small pieces, as each holds the address space's lock.
+    fn untrack(&mut self, range: Range) -> Result<(), TrackError>;
+}
+
+pub(crate) fn kernel(what: &'static str) -> impl FnOnce(io::Error) -> TrackError {
+    move |source| TrackError::Kernel { what, source }
+}
