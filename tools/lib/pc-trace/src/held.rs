@@ -87,11 +87,9 @@ impl Held {
             ..self.regs
         };
         ptrace::setregs(self.tid, &regs).kernel("setting the registers", self.tid)?;
-        if !self.dirty {
-            let mask = !self.end_signal.map_or(0, bit);
-            ptrace::setsigmask(self.tid, mask).kernel("setting the signal mask", self.tid)?;
-            self.dirty = true;
-        }
+        self.dirty = true;
+        let mask = !self.end_signal.map_or(0, bit);
+        ptrace::setsigmask(self.tid, mask).kernel("setting the signal mask", self.tid)?;
         self.resume()
     }
 

@@ -38,7 +38,7 @@ impl Hashes {
         let mut number = start / PAGE;
         while number < end / PAGE {
             let next = (number / CHUNK + 1) * CHUNK;
-            if number % CHUNK == 0 && next <= end / PAGE {
+            if number.is_multiple_of(CHUNK) && next <= end / PAGE {
                 self.chunks.remove(&(number / CHUNK));
             } else if let Some(chunk) = self.chunks.get_mut(&(number / CHUNK)) {
                 let last = next.min(end / PAGE);
