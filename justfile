@@ -25,6 +25,11 @@ deny:
 quickstart:
     ./examples/quickstart
 
+# Measure moves of a redis-server under load (root; `just bench --help` for choices)
+bench *args:
+    cargo build --release --locked -p pc-dump -p pc-restore -p pc-tests
+    ${CARGO_TARGET_DIR:-target}/release/bench {{args}}
+
 # Put tools, manual pages and completions under PREFIX
 install prefix="/usr/local": build
     #!/usr/bin/env bash

@@ -70,6 +70,7 @@ pub fn input(tool: &str, path: Option<&Path>) -> anyhow::Result<Input> {
         let why = anyhow!("{tool} does not read a stream from a terminal; give it a file or a pipe");
         return Err(why).exit(Exit::Usage);
     }
+    crate::output::enlarge(file.as_fd());
     Input::new(file).context("cannot read the input")
 }
 

@@ -27,7 +27,14 @@ pub fn output(tool: &str) -> anyhow::Result<File> {
     let file = stdout.as_fd().try_clone_to_owned().context("standard output")?;
     let null = OpenOptions::new().write(true).open("/dev/null").context("cannot open /dev/null")?;
     nix::unistd::dup2_stdout(null).context("standard output")?;
+    enlarge(file.as_fd());
     Ok(file.into())
+}
+
+/// Makes a pipe as large as anybody may: nearly twice the throughput of the usual 64 KiB. Whatever
+/// is not a pipe, or may not grow, stays as it is and works too.
+pub(crate) fn enlarge(fd: BorrowedFd<'_>) {
+    let _ = fcntl(fd, FcntlArg::F_SETPIPE_SZ(1 << 20));
 }
 
 /// Refuses a descriptor that loses what is written to it without a word. Rust's start-up code

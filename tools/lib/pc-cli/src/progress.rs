@@ -107,6 +107,9 @@ impl Progress {
         match &self.view {
             View::Bar(bar) => {
                 if let Some(total) = total {
+                    if bar.length().is_none() {
+                        bar.set_style(style("{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}"));
+                    }
                     bar.set_length(total.max(done));
                 }
                 bar.set_position(done);
@@ -191,10 +194,14 @@ fn describe(round: &Round) -> String {
 
 fn bar(tool: &'static str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
-    // A literal that the tests build once; the default style stands in for a slip in it.
-    let style = ProgressStyle::with_template("{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+    bar.set_style(style("{prefix} {bytes} {bytes_per_sec}"));
     bar.with_prefix(tool)
+}
+
+/// The templates are literals; the default style stands in for a slip in one.
+fn style(template: &str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template);
+    style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
 
 #[cfg(test)]
