@@ -5,10 +5,15 @@
 //! that may use `unsafe`; each block argues why it is sound.
 
 pub mod clone;
+pub mod cpu;
+pub mod fcntl;
+pub mod kcmp;
 pub mod mem;
 pub mod pagemap;
 pub mod pidfd;
 pub mod ptrace;
+pub mod sched;
+pub mod sockopt;
 pub mod uffd;
 
 use std::io;
