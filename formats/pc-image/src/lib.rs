@@ -1,5 +1,10 @@
 //! Frames <-> typed records, and the grammar of their order.
+//!
+//! [`Writer`] and [`Reader`] turn records into a stream and back; [`Validator`] is the grammar. What a record says is
+//! documented at its type; every type's number stands in one table (`table.rs`). pc-stream(5) has the bytes.
+#![forbid(unsafe_code)]
 
+mod codec;
 mod epoll;
 mod error;
 mod eventfd;
@@ -10,16 +15,21 @@ mod inet;
 mod machine;
 mod memory;
 mod openfile;
+mod pages;
 mod pipe;
+mod reader;
 mod record;
 mod regular;
 mod round;
 mod signal;
 mod signalfd;
+mod table;
 mod task;
 mod thread;
 mod timerfd;
 mod unix;
+mod validator;
+mod writer;
 
 pub use epoll::*;
 pub use error::*;
@@ -32,12 +42,16 @@ pub use machine::*;
 pub use memory::*;
 pub use openfile::*;
 pub use pipe::*;
+pub use reader::{FrameInfo, Reader};
 pub use record::*;
 pub use regular::*;
 pub use round::*;
 pub use signal::*;
 pub use signalfd::*;
+pub use table::{PAGES, VERSION, record_name};
 pub use task::*;
 pub use thread::*;
 pub use timerfd::*;
 pub use unix::*;
+pub use validator::Validator;
+pub use writer::Writer;

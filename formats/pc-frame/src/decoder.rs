@@ -1,0 +1,227 @@
+//! The decoder without input of its own.
+
+use crate::error::{FormatError, FrameError};
+use crate::{END, FORMAT_VERSION, HEADER_LEN, Header, PREAMBLE_LEN, Preamble, crc32c};
+
+/// Limits on what is taken from a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of a payload.
+    pub payload: u64,
+}
+
+impl Default for Limits {
+    /// 16 MiB a payload: what the writer keeps to.
+    fn default() -> Self {
+        Self { payload: 16 << 20 }
+    }
+}
+
+/// A frame whose checksums, number and length were found right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Its header.
+    pub header: Header,
+    /// Its payload.
+    pub payload: Vec<u8>,
+    /// Where it began in the stream, in bytes.
+    pub offset: u64,
+}
+
+/// What the decoder found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A segment begins.
+    Preamble(Preamble),
+    /// A frame; one of type [`END`] closes the segment.
+    Frame(Frame),
+}
+
+#[derive(Debug)]
+enum State {
+    /// At the start, or behind an End: a preamble, or the end of input.
+    Boundary,
+    Header,
+    Payload(Header),
+    /// An error was found; nothing more is taken.
+    Failed,
+}
+
+/// Turns bytes into frames. Ask for [`Decoder::space`], fill some or all of it, say how much with [`Decoder::advance`].
+/// The space asked for is that of exactly one preamble, header or payload, so a reader can read straight into it.
+#[derive(Debug)]
+pub struct Decoder {
+    limits: Limits,
+    state: State,
+    buf: Vec<u8>,
+    filled: usize,
+    /// Bytes taken so far.
+    offset: u64,
+    /// Where the current preamble or frame began.
+    start: u64,
+    next_number: u64,
+    segments: u64,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Decoder {
+    /// A decoder at the start of a stream.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            state: State::Boundary,
+            buf: vec![0; PREAMBLE_LEN],
+            filled: 0,
+            offset: 0,
+            start: 0,
+            next_number: 0,
+            segments: 0,
+            spare: Vec::new(),
+        }
+    }
+
+    /// Where the next bytes belong. Never empty, but after an error.
+    pub fn space(&mut self) -> &mut [u8] {
+        &mut self.buf[self.filled..]
+    }
+
+    /// Takes note that `n` more bytes of [`Decoder::space`] hold input, and tells what that completed.
+    pub fn advance(&mut self, n: usize) -> Result<Option<Event>, FrameError> {
+        if n > self.buf.len() - self.filled {
+            return Err(FrameError::Caller("more bytes than there was space for"));
+        }
+        self.filled += n;
+        self.offset += n as u64;
+        if self.filled < self.buf.len() {
+            return Ok(None);
+        }
+        let result = self.complete();
+        if result.is_err() {
+            self.state = State::Failed;
+            self.buf.clear();
+            self.filled = 0;
+        }
+        result
+    }
+
+    /// Feeds a slice, of which it takes what it can use before the next event; the slice is cut accordingly.
+    pub fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Event>, FrameError> {
+        if matches!(self.state, State::Failed) {
+            return Err(FrameError::Caller("the stream was found bad before"));
+        }
+        while !input.is_empty() {
+            let space = self.space();
+            let n = space.len().min(input.len());
+            space[..n].copy_from_slice(&input[..n]);
+            *input = &input[n..];
+            if let Some(event) = self.advance(n)? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    /// To be called at the end of input: fails if that is anywhere but behind an End frame.
+    pub fn finish(&self) -> Result<(), FrameError> {
+        match self.state {
+            State::Boundary if self.filled == 0 && self.segments > 0 => Ok(()),
+            State::Failed => Err(FrameError::Caller("the stream was found bad before")),
+            _ => Err(FrameError::Truncated { offset: self.offset, frame: self.next_number }),
+        }
+    }
+
+    /// Bytes taken so far.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Takes a payload's buffer back, to be used again.
+    pub fn recycle(&mut self, payload: Vec<u8>) {
+        if self.spare.len() < 8 {
+            self.spare.push(payload);
+        }
+    }
+
+    fn complete(&mut self) -> Result<Option<Event>, FrameError> {
+        match std::mem::replace(&mut self.state, State::Failed) {
+            State::Boundary => self.complete_preamble().map(Some),
+            State::Header => self.complete_header(),
+            State::Payload(header) => self.complete_payload(header).map(Some),
+            State::Failed => Err(FrameError::Caller("the stream was found bad before")),
+        }
+    }
+
+    fn complete_preamble(&mut self) -> Result<Event, FrameError> {
+        let bytes = fixed::<PREAMBLE_LEN>(&self.buf);
+        let preamble = Preamble::decode(&bytes).map_err(|what| self.format(what))?;
+        if preamble.version != FORMAT_VERSION {
+            return Err(FrameError::Unsupported(format!("stream format version {}", preamble.version)));
+        }
+        if preamble.incompatible != 0 {
+            return Err(FrameError::Unsupported(format!("stream features {:#x}", preamble.incompatible)));
+        }
+        self.segments += 1;
+        self.next_number = 0;
+        self.expect(State::Header, HEADER_LEN);
+        Ok(Event::Preamble(preamble))
+    }
+
+    fn complete_header(&mut self) -> Result<Option<Event>, FrameError> {
+        let bytes = fixed::<HEADER_LEN>(&self.buf);
+        let header = Header::decode(&bytes).map_err(|what| self.format(what))?;
+        if header.number != self.next_number {
+            let what = FormatError::Sequence { expected: self.next_number, found: header.number };
+            return Err(self.format(what));
+        }
+        if header.len > self.limits.payload {
+            return Err(FrameError::Limit {
+                offset: self.start,
+                frame: header.number,
+                len: header.len,
+                limit: self.limits.payload,
+            });
+        }
+        if header.kind == END && header.len != 0 {
+            return Err(self.format(FormatError::End));
+        }
+        if header.len == 0 {
+            self.buf.clear();
+            return self.complete_payload(header).map(Some);
+        }
+        self.state = State::Payload(header);
+        self.filled = 0;
+        let mut buf = self.spare.pop().unwrap_or_default();
+        buf.resize(header.len as usize, 0);
+        self.buf = buf;
+        Ok(None)
+    }
+
+    fn complete_payload(&mut self, header: Header) -> Result<Event, FrameError> {
+        if crc32c(&self.buf) != header.payload_crc {
+            return Err(self.format(FormatError::PayloadChecksum));
+        }
+        let frame = Frame { header, payload: std::mem::take(&mut self.buf), offset: self.start };
+        self.next_number += 1;
+        match header.kind {
+            END => self.expect(State::Boundary, PREAMBLE_LEN),
+            _ => self.expect(State::Header, HEADER_LEN),
+        }
+        Ok(Event::Frame(frame))
+    }
+
+    fn expect(&mut self, state: State, len: usize) {
+        self.state = state;
+        self.start = self.offset;
+        self.filled = 0;
+        self.buf.resize(len, 0);
+    }
+
+    fn format(&self, what: FormatError) -> FrameError {
+        FrameError::Format { offset: self.start, frame: self.next_number, what }
+    }
+}
+
+/// The first `N` bytes; zeroes where there are fewer (which the callers rule out).
+fn fixed<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    bytes.first_chunk::<N>().copied().unwrap_or([0; N])
+}

@@ -1,0 +1,160 @@
+//! Bytes to records.
+
+use std::io::{BufReader, Read};
+
+use pc_frame::{ARCH_X86_64, END, Event, Flags, Frame, FrameReader, Header, Limits, Preamble};
+use sha2::{Digest, Sha256};
+
+use crate::table::{PAGES, VERSION, record_name};
+use crate::validator::Validator;
+use crate::{ImageError, Item, PAGE_SIZE, Record, Source, pages};
+
+/// Where a frame stood: for messages and listings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameInfo {
+    /// Offset in bytes of its header.
+    pub offset: u64,
+    /// Its header.
+    pub header: Header,
+}
+
+/// Reads records, and checks everything that can be checked without a kernel: checksums, numbers, the grammar, counts,
+/// digests. Small frames are read through a buffer, page data straight into the buffer that is handed out.
+#[derive(Debug)]
+pub struct Reader<R: Read> {
+    frames: FrameReader<BufReader<R>>,
+    validator: Validator,
+    digest: Sha256,
+    last: Option<FrameInfo>,
+    preamble: Option<Preamble>,
+}
+
+impl<R: Read> Reader<R> {
+    /// A reader at the start of a stream.
+    pub fn new(input: R) -> Self {
+        Self::with_limits(input, Limits::default())
+    }
+
+    /// A reader with limits of its own.
+    pub fn with_limits(input: R, limits: Limits) -> Self {
+        Self {
+            frames: FrameReader::new(BufReader::with_capacity(64 * 1024, input), limits),
+            validator: Validator::default(),
+            digest: Sha256::new(),
+            last: None,
+            preamble: None,
+        }
+    }
+
+    /// The frame that the last item came from.
+    pub fn last_frame(&self) -> Option<FrameInfo> {
+        self.last
+    }
+
+    /// The preamble of the current segment.
+    pub fn preamble(&self) -> Option<&Preamble> {
+        self.preamble.as_ref()
+    }
+
+    /// Bytes read so far.
+    pub fn offset(&self) -> u64 {
+        self.frames.offset()
+    }
+
+    fn begin_segment(&mut self, preamble: Preamble) -> Result<(), ImageError> {
+        if preamble.arch != ARCH_X86_64 {
+            return Err(ImageError::Unsupported(format!(
+                "the stream comes from another architecture (ELF machine {}), this is x86-64 ({ARCH_X86_64})",
+                preamble.arch
+            )));
+        }
+        if u64::from(preamble.page_size) != PAGE_SIZE {
+            return Err(ImageError::Unsupported(format!(
+                "the stream has pages of {} bytes, this machine {PAGE_SIZE}",
+                preamble.page_size
+            )));
+        }
+        self.preamble = Some(preamble);
+        self.digest = Sha256::new();
+        self.validator.begin_segment();
+        Ok(())
+    }
+
+    /// The item in a frame; `None` for one that is passed over.
+    fn item(&mut self, frame: Frame) -> Result<Option<Item>, ImageError> {
+        let info = FrameInfo { offset: frame.offset, header: frame.header };
+        self.last = Some(info);
+        let (kind, version) = (frame.header.kind, frame.header.version);
+        let Some(name) = record_name(kind).filter(|_| version == VERSION) else {
+            return self.unknown(frame).map(|()| None);
+        };
+        if kind == END {
+            self.validator.end_segment().map_err(|what| grammar(info, what))?;
+            return Ok(None);
+        }
+        let malformed =
+            |what| ImageError::Body { offset: info.offset, frame: info.header.number, record: name, what };
+        if kind == PAGES {
+            self.note(&info.header);
+            let pages = pages::decode(frame.payload).map_err(malformed)?;
+            self.validator.pages(&pages).map_err(|what| grammar(info, what))?;
+            return Ok(Some(Item::Pages(pages)));
+        }
+        let record = Record::decode(kind, &frame.payload)
+            .unwrap_or_else(|| Err("no such record".to_owned()))
+            .map_err(malformed)?;
+        self.frames.recycle(frame.payload);
+        if let Record::Commit(commit) = &record {
+            let digest: [u8; 32] = self.digest.clone().finalize().into();
+            if digest != commit.encoding_digest {
+                return Err(grammar(info, "the digest in Commit is not that of the stream".to_owned()));
+            }
+        }
+        self.note(&info.header);
+        self.validator.record(&record).map_err(|what| grammar(info, what))?;
+        Ok(Some(Item::Record(Box::new(record))))
+    }
+
+    fn note(&mut self, header: &Header) {
+        self.digest.update(header.encode());
+    }
+
+    /// A type or version that this reader does not know.
+    fn unknown(&mut self, frame: Frame) -> Result<(), ImageError> {
+        let Header { kind, version, flags, .. } = frame.header;
+        if !flags.contains(Flags::SKIPPABLE) {
+            let name = record_name(kind).unwrap_or("unknown");
+            return Err(ImageError::Unsupported(format!(
+                "at byte {}: a record of type {kind:#06x} ({name}) version {version}, which this version does not know",
+                frame.offset
+            )));
+        }
+        self.note(&frame.header);
+        self.frames.recycle(frame.payload);
+        Ok(())
+    }
+}
+
+impl<R: Read> Source for Reader<R> {
+    fn next(&mut self) -> Result<Option<Item>, ImageError> {
+        loop {
+            match self.frames.read()? {
+                None => return Ok(None),
+                Some(Event::Preamble(preamble)) => self.begin_segment(preamble)?,
+                Some(Event::Frame(frame)) => {
+                    if let Some(item) = self.item(frame)? {
+                        return Ok(Some(item));
+                    }
+                }
+            }
+        }
+    }
+
+    fn recycle(&mut self, payload: Vec<u8>) {
+        self.frames.recycle(payload);
+    }
+}
+
+fn grammar(info: FrameInfo, what: String) -> ImageError {
+    ImageError::Grammar { offset: info.offset, frame: info.header.number, what }
+}

@@ -1,0 +1,357 @@
+//! The grammar of a stream: which record may stand where. Pure; fed with every record in order.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::Hash;
+
+use crate::writer::range_pages;
+use crate::{
+    Backing, Counts, FdTableId, FileId, MapChange, OpenFileId, PAGE_SIZE, Pages, Record, RoundBegin,
+    SigTableId, SpaceId, SpaceKind, Task, TaskId,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum At {
+    /// A segment has begun: Machine is due.
+    #[default]
+    Start,
+    /// A round, a Commit (behind the last round) or a Cancel is due.
+    Between,
+    Round,
+    /// End is due.
+    Closed,
+}
+
+/// Parts of a round whose order matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Phase {
+    #[default]
+    Births,
+    Maps,
+    Zaps,
+    Pages,
+}
+
+/// Numbers in use and numbers that were, which never come back.
+#[derive(Debug)]
+struct Ids<T> {
+    live: HashSet<T>,
+    dead: HashSet<T>,
+}
+
+impl<T> Default for Ids<T> {
+    fn default() -> Self {
+        Self { live: HashSet::new(), dead: HashSet::new() }
+    }
+}
+
+impl<T: Eq + Hash + Copy> Ids<T> {
+    fn born(&mut self, id: T, what: &str) -> Result<(), String> {
+        if self.dead.contains(&id) || !self.live.insert(id) {
+            return Err(format!("the number of a {what} is used again"));
+        }
+        Ok(())
+    }
+
+    fn gone(&mut self, id: T, what: &str) -> Result<(), String> {
+        self.need(id, what)?;
+        self.live.remove(&id);
+        self.dead.insert(id);
+        Ok(())
+    }
+
+    fn need(&self, id: T, what: &str) -> Result<(), String> {
+        if self.live.contains(&id) { Ok(()) } else { Err(format!("a {what} that nobody announced")) }
+    }
+}
+
+/// Judges the order of records. Answers say what is wrong, for people.
+#[derive(Debug, Default)]
+pub struct Validator {
+    at: At,
+    phase: Phase,
+    round: u32,
+    rounds_in_segment: u32,
+    last_round: bool,
+    committed: bool,
+    counts: Counts,
+    totals: Counts,
+    tasks: HashMap<TaskId, Task>,
+    dead_tasks: HashSet<TaskId>,
+    spaces: Ids<SpaceId>,
+    address_spaces: HashSet<SpaceId>,
+    files: Ids<FileId>,
+    open_files: HashSet<OpenFileId>,
+    fd_tables: HashMap<FdTableId, Vec<OpenFileId>>,
+    sig_tables: HashSet<SigTableId>,
+    mm_states: HashSet<SpaceId>,
+    task_states: HashSet<TaskId>,
+    threads: HashSet<(TaskId, u32)>,
+    /// Pages of this round by space: start -> end, merged.
+    seen: HashMap<SpaceId, BTreeMap<u64, u64>>,
+}
+
+impl Validator {
+    /// A preamble was read.
+    pub fn begin_segment(&mut self) {
+        self.at = At::Start;
+        self.round = 0;
+        self.rounds_in_segment = 0;
+        self.last_round = false;
+        self.committed = false;
+        self.totals = Counts::default();
+    }
+
+    /// An End was read.
+    pub fn end_segment(&mut self) -> Result<(), String> {
+        if self.at == At::Closed { Ok(()) } else { Err("an End without a Commit".to_owned()) }
+    }
+
+    /// Whether the segment's Commit was read.
+    pub fn committed(&self) -> bool {
+        self.committed
+    }
+
+    /// A record was read.
+    pub fn record(&mut self, record: &Record) -> Result<(), String> {
+        match (self.at, record) {
+            (At::Start, Record::Machine(_)) => self.at = At::Between,
+            (At::Start, _) => return Err(format!("{} where Machine was due", record.name())),
+            (At::Closed, _) => return Err(format!("{} where End was due", record.name())),
+            (_, Record::Cancel(_)) => self.at = At::Closed,
+            (At::Between, Record::RoundBegin(begin)) => self.begin_round(begin)?,
+            (At::Between, Record::Commit(commit)) => {
+                if !self.last_round {
+                    return Err("a Commit without a last round".to_owned());
+                }
+                if commit.totals != self.totals || commit.rounds != self.rounds_in_segment {
+                    return Err("the totals in Commit are not those of the stream".to_owned());
+                }
+                self.complete()?;
+                self.committed = true;
+                self.at = At::Closed;
+            }
+            (At::Between, _) => return Err(format!("{} outside of a round", record.name())),
+            (At::Round, _) => self.in_round(record)?,
+        }
+        Ok(())
+    }
+
+    fn begin_round(&mut self, begin: &RoundBegin) -> Result<(), String> {
+        if self.last_round {
+            return Err("a round behind the last".to_owned());
+        }
+        if begin.number != self.round {
+            return Err(format!("round {} where {} was due", begin.number, self.round));
+        }
+        self.last_round = begin.last;
+        self.at = At::Round;
+        self.phase = Phase::Births;
+        self.counts = Counts::default();
+        self.seen.clear();
+        Ok(())
+    }
+
+    fn in_round(&mut self, record: &Record) -> Result<(), String> {
+        match record {
+            Record::Task(task) => self.task(task)?,
+            Record::TaskGone(id) => {
+                self.tasks.remove(id).ok_or("the end of a task that nobody announced")?;
+                self.dead_tasks.insert(*id);
+            }
+            Record::Space(space) => {
+                self.spaces.born(space.id, "space")?;
+                if space.kind == SpaceKind::Mm {
+                    self.address_spaces.insert(space.id);
+                }
+            }
+            Record::SpaceGone(id) => self.spaces.gone(*id, "space")?,
+            Record::File(file) => self.files.born(file.id, "file")?,
+            Record::MapChange(change) => self.map_change(change)?,
+            Record::Zap(zap) => {
+                self.spaces.need(zap.space, "space")?;
+                self.enter(Phase::Zaps)?;
+                check_ranges(&zap.ranges)?;
+                self.counts.zapped_pages += range_pages(&zap.ranges);
+            }
+            Record::ZeroPages(zero) => {
+                check_ranges(&zero.ranges)?;
+                self.mark(zero.space, zero.ranges.iter().copied())?;
+                self.counts.zero_pages += range_pages(&zero.ranges);
+            }
+            Record::MmState(state) => {
+                self.spaces.need(state.space, "space")?;
+                self.files.need(state.exe, "file")?;
+                self.mm_states.insert(state.space);
+            }
+            Record::SigTable(table) => {
+                if table.actions.len() != 64 {
+                    return Err(format!("{} signal actions, 64 are due", table.actions.len()));
+                }
+                self.sig_tables.insert(table.id);
+            }
+            Record::TaskState(state) => {
+                self.need_task(state.task)?;
+                self.files.need(state.cwd, "file")?;
+                self.task_states.insert(state.task);
+            }
+            Record::Thread(thread) => {
+                self.need_task(thread.task)?;
+                self.threads.insert((thread.task, thread.tid));
+            }
+            Record::FdTable(table) => {
+                if !table.fds.is_sorted_by(|a, b| a.fd < b.fd) {
+                    return Err("descriptors that are not ascending".to_owned());
+                }
+                self.fd_tables.insert(table.id, table.fds.iter().map(|fd| fd.file).collect());
+            }
+            Record::OpenFile(file) => {
+                self.open_files.insert(file.id);
+            }
+            Record::RoundEnd(end) => {
+                if end.number != self.round || end.counts != self.counts {
+                    return Err("the counts at the end of a round are not those of the round".to_owned());
+                }
+                self.at = At::Between;
+                self.round += 1;
+                self.rounds_in_segment += 1;
+                self.totals.pages += self.counts.pages;
+                self.totals.zero_pages += self.counts.zero_pages;
+                self.totals.zapped_pages += self.counts.zapped_pages;
+            }
+            Record::Machine(_) | Record::RoundBegin(_) | Record::Commit(_) | Record::Cancel(_) => {
+                return Err(format!("{} inside a round", record.name()));
+            }
+        }
+        Ok(())
+    }
+
+    fn task(&mut self, task: &Task) -> Result<(), String> {
+        if self.dead_tasks.contains(&task.id) {
+            return Err("the number of a task is used again".to_owned());
+        }
+        if let Some(parent) = task.parent {
+            self.need_task(parent)?;
+        }
+        // Said again, it replaces what was said: threads come and go.
+        self.tasks.insert(task.id, task.clone());
+        Ok(())
+    }
+
+    fn need_task(&self, id: TaskId) -> Result<(), String> {
+        if self.tasks.contains_key(&id) { Ok(()) } else { Err("a task that nobody announced".to_owned()) }
+    }
+
+    fn map_change(&mut self, change: &MapChange) -> Result<(), String> {
+        self.enter(Phase::Maps)?;
+        if !self.address_spaces.contains(&change.space) {
+            return Err("mappings of what is no address space".to_owned());
+        }
+        check_ranges(&change.unmap)?;
+        for vmas in [&change.map, &change.modify] {
+            let ranges: Vec<_> = vmas.iter().map(|vma| (vma.start, vma.end)).collect();
+            check_ranges(&ranges)?;
+            for vma in vmas {
+                match &vma.backing {
+                    Backing::File { file, .. } => self.files.need(*file, "file")?,
+                    Backing::Shm { space, .. } => self.spaces.need(*space, "space")?,
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Page data were read.
+    pub fn pages(&mut self, pages: &Pages) -> Result<(), String> {
+        if self.at != At::Round {
+            return Err("Pages outside of a round".to_owned());
+        }
+        let ranges = pages.runs.iter().map(|run| (run.addr, run.addr + run.pages * PAGE_SIZE));
+        self.mark(pages.space, ranges)?;
+        self.counts.pages += pages.runs.iter().map(|run| run.pages).sum::<u64>();
+        Ok(())
+    }
+
+    /// Marks pages as sent in this round; each may be only once.
+    fn mark(&mut self, space: SpaceId, ranges: impl Iterator<Item = (u64, u64)>) -> Result<(), String> {
+        self.spaces.need(space, "space")?;
+        self.enter(Phase::Pages)?;
+        let seen = self.seen.entry(space).or_default();
+        for (start, end) in ranges {
+            insert_new(seen, start, end)?;
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, phase: Phase) -> Result<(), String> {
+        if phase < self.phase {
+            return Err(format!("{phase:?} behind {:?} in one round", self.phase));
+        }
+        self.phase = phase;
+        Ok(())
+    }
+
+    /// Whether all that the restorer needs has been said.
+    fn complete(&self) -> Result<(), String> {
+        let missing = |what: &str, id: TaskId| Err(format!("a Commit, but task {} has no {what}", id.0));
+        for (id, task) in &self.tasks {
+            let Some(space) = task.space else { continue }; // a zombie
+            if !self.mm_states.contains(&space) {
+                return missing("MmState", *id);
+            }
+            if !self.task_states.contains(id) {
+                return missing("TaskState", *id);
+            }
+            if !task.sigs.is_some_and(|sigs| self.sig_tables.contains(&sigs)) {
+                return missing("SigTable", *id);
+            }
+            let Some(fds) = task.fds.and_then(|fds| self.fd_tables.get(&fds)) else {
+                return missing("FdTable", *id);
+            };
+            if fds.iter().any(|file| !self.open_files.contains(file)) {
+                return missing("OpenFile for each descriptor", *id);
+            }
+            if task.tids.is_empty() || task.tids.iter().any(|tid| !self.threads.contains(&(*id, *tid))) {
+                return missing("Thread for each tid", *id);
+            }
+        }
+        if self.tasks.is_empty() { Err("a Commit without a task".to_owned()) } else { Ok(()) }
+    }
+}
+
+/// Whole pages, ascending, not overlapping, not empty.
+fn check_ranges(ranges: &[(u64, u64)]) -> Result<(), String> {
+    let mut behind = 0;
+    for &(start, end) in ranges {
+        if start < behind
+            || end <= start
+            || !start.is_multiple_of(PAGE_SIZE)
+            || !end.is_multiple_of(PAGE_SIZE)
+        {
+            return Err(format!("a range {start:#x}-{end:#x} that is not whole pages in ascending order"));
+        }
+        behind = end;
+    }
+    Ok(())
+}
+
+/// Inserts a range into a set of merged ranges; fails where it overlaps one.
+fn insert_new(set: &mut BTreeMap<u64, u64>, start: u64, end: u64) -> Result<(), String> {
+    let mut start = start;
+    let mut end = end;
+    let before = set.range(..=start).next_back().map(|(s, e)| (*s, *e));
+    if before.is_some_and(|(_, e)| e > start) || set.range(start..end).next().is_some() {
+        return Err(format!("pages of {start:#x}-{end:#x} twice in one round"));
+    }
+    if let Some((s, e)) = before
+        && e == start
+    {
+        set.remove(&s);
+        start = s;
+    }
+    if let Some(e) = set.remove(&end) {
+        end = e;
+    }
+    set.insert(start, end);
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! Records to bytes.
+
+use std::io::Write;
+
+use pc_frame::{Flags, FrameWriter, HEADER_LEN, Limits, Preamble};
+use sha2::{Digest, Sha256};
+
+use crate::table::{PAGES, VERSION};
+use crate::{Commit, Counts, ImageError, PageRun, Record, Sink, SpaceId, pages};
+
+/// Writes a segment: the preamble at once, then what it is given, and Commit and End by [`Writer::commit`].
+/// It keeps the totals and the digest that Commit needs.
+#[derive(Debug)]
+pub struct Writer<W: Write> {
+    frames: FrameWriter<W>,
+    digest: Sha256,
+    rounds: u32,
+    round: Counts,
+    totals: Counts,
+}
+
+impl<W: Write> Writer<W> {
+    /// A writer of one segment. `stream_id` should be random.
+    pub fn new(output: W, stream_id: [u8; 16]) -> Result<Self, ImageError> {
+        let mut frames = FrameWriter::new(output, Limits::default());
+        frames.preamble(&Preamble::x86_64(stream_id))?;
+        Ok(Self {
+            frames,
+            digest: Sha256::new(),
+            rounds: 0,
+            round: Counts::default(),
+            totals: Counts::default(),
+        })
+    }
+
+    /// What this round has held so far: what its RoundEnd has to say.
+    pub fn round_counts(&self) -> Counts {
+        self.round
+    }
+
+    /// What all rounds have held so far.
+    pub fn totals(&self) -> Counts {
+        let add = |a: u64, b: u64| a + b;
+        Counts {
+            pages: add(self.totals.pages, self.round.pages),
+            zero_pages: add(self.totals.zero_pages, self.round.zero_pages),
+            zapped_pages: add(self.totals.zapped_pages, self.round.zapped_pages),
+        }
+    }
+
+    /// Bytes written and gathered so far.
+    pub fn offset(&self) -> u64 {
+        self.frames.offset()
+    }
+
+    /// Writes Commit and hands everything to the operating system. The copy may run as soon as the End follows.
+    pub fn commit(&mut self) -> Result<(), ImageError> {
+        let encoding_digest = self.digest.clone().finalize().into();
+        let commit = Commit { rounds: self.rounds, totals: self.totals(), encoding_digest };
+        self.record(&Record::Commit(commit))?;
+        self.flush()
+    }
+
+    /// Writes the End and gives the output back.
+    pub fn finish(mut self) -> Result<W, ImageError> {
+        self.frames.end()?;
+        Ok(self.frames.into_inner())
+    }
+
+    fn count(&mut self, record: &Record) {
+        match record {
+            Record::Zap(zap) => self.round.zapped_pages += range_pages(&zap.ranges),
+            Record::ZeroPages(zero) => self.round.zero_pages += range_pages(&zero.ranges),
+            Record::RoundEnd(_) => {
+                self.rounds += 1;
+                self.totals = self.totals();
+                self.round = Counts::default();
+            }
+            _ => {}
+        }
+    }
+
+    fn note(&mut self, header: [u8; HEADER_LEN]) {
+        self.digest.update(header);
+    }
+}
+
+impl<W: Write> Sink for Writer<W> {
+    fn record(&mut self, record: &Record) -> Result<(), ImageError> {
+        let body = record
+            .encode()
+            .map_err(|what| ImageError::Caller(format!("{} record: {what}", record.name())))?;
+        let header = self.frames.frame(record.number(), VERSION, Flags::default(), &[&body])?;
+        self.note(header);
+        self.count(record);
+        Ok(())
+    }
+
+    fn pages(&mut self, space: SpaceId, runs: &[PageRun], data: &[&[u8]]) -> Result<(), ImageError> {
+        let len = data.iter().map(|d| d.len()).sum();
+        pages::check_runs(runs, len).map_err(|what| ImageError::Caller(format!("Pages: {what}")))?;
+        let head = pages::encode_head(space, runs);
+        let pieces: Vec<&[u8]> = std::iter::once(head.as_slice()).chain(data.iter().copied()).collect();
+        let header = self.frames.frame(PAGES, VERSION, Flags::default(), &pieces)?;
+        self.note(header);
+        self.round.pages += runs.iter().map(|run| run.pages).sum::<u64>();
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), ImageError> {
+        Ok(self.frames.flush()?)
+    }
+}
+
+/// Pages in ranges of bytes.
+pub(crate) fn range_pages(ranges: &[(u64, u64)]) -> u64 {
+    ranges.iter().map(|(start, end)| end.saturating_sub(*start) / crate::PAGE_SIZE).sum()
+}
