@@ -1,0 +1,198 @@
+//! Every example is run as people would run it. Needs root, bash, zstd, make and redis-server.
+
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+/// A folder for one test, and a `sleep` to save or move.
+struct Scene {
+    folder: PathBuf,
+    sleeper: Child,
+    /// A copy that is to be ended with the test.
+    copy: Option<i32>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let template = std::env::temp_dir().join("pc-examples-XXXXXX");
+        let folder = nix::unistd::mkdtemp(&template).expect("a folder");
+        let mut sleep = Command::new("setsid");
+        sleep.args(["sleep", "1000"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Not the leader of a group, setsid does not fork but becomes sleep.
+        let sleeper = sleep.current_dir("/").spawn();
+        let scene = Scene { folder, sleeper: sleeper.expect("sleep"), copy: None };
+        scene.wait_for("sleep", scene.pid());
+        scene
+    }
+
+    fn pid(&self) -> i32 {
+        self.sleeper.id() as i32
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+
+    fn wait_for(&self, name: &str, pid: i32) {
+        for _ in 0..500 {
+            if comm(pid).as_deref() == Some(name) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("process {pid} is not {name} but {:?}", comm(pid));
+    }
+
+    /// The original must have been ended; takes it away so that its number is free.
+    fn original_is_gone(&mut self) {
+        self.sleeper.wait().expect("the original ends");
+    }
+
+    /// The copy must run as `pid`; it is ended with the test.
+    fn copy_runs(&mut self, pid: i32) {
+        self.copy = Some(pid);
+        self.wait_for("sleep", pid);
+        let state = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the copy");
+        assert!(state.contains("(sleep) S "), "{state}");
+    }
+
+    /// The copy whose number pc-restore has left in a file.
+    fn copy_runs_by_pidfile(&mut self, name: &str) {
+        let text = fs::read_to_string(self.folder.join(name)).expect("a pidfile");
+        self.copy_runs(text.trim().parse().expect("a number"));
+    }
+
+    fn end_copy(&mut self) {
+        if let Some(pid) = self.copy.take() {
+            kill(pid);
+            while comm(pid).as_deref() == Some("sleep") && state(pid) != Some('Z') {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        self.end_copy();
+        let _ = self.sleeper.kill();
+        let _ = self.sleeper.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn kill(pid: i32) {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+}
+
+fn comm(pid: i32) -> Option<String> {
+    Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned())
+}
+
+fn state(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
+}
+
+/// Where the tools were built: beside the folder of this test.
+fn tools() -> PathBuf {
+    let own = std::env::current_exe().expect("a program");
+    let folder = own.parent().and_then(Path::parent).expect("a target folder");
+    assert!(folder.join("pc-dump").exists(), "build the workspace first");
+    folder.to_owned()
+}
+
+/// Runs a program of the examples with the tools in its PATH.
+fn run(program: &str, args: &[&str], variables: &[(&str, &str)]) -> Output {
+    let path = format!("{}:{}", tools().display(), std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new(program);
+    command.args(args).current_dir(root()).env("PATH", path).stdin(Stdio::null());
+    command.envs(variables.iter().copied()).output().expect("the example starts")
+}
+
+fn ok(output: &Output) {
+    let said = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}\n{}{}", output.status, said(&output.stdout), said(&output.stderr));
+}
+
+#[test]
+fn checkpoint_saves_privately_and_resumes_plain_and_compressed() {
+    for name in ["image.pcs", "image.pcs.zst"] {
+        let mut scene = Scene::new();
+        let (pid, file) = (scene.pid(), scene.path(name));
+        ok(&run("examples/checkpoint", &["save", &pid.to_string(), &file], &[]));
+        scene.original_is_gone();
+        let mode = fs::metadata(&file).expect("the image").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        ok(&run("examples/checkpoint", &["resume", &file], &[]));
+        scene.copy_runs(pid);
+    }
+}
+
+#[test]
+fn checkpoint_of_nothing_leaves_no_file() {
+    let scene = Scene::new();
+    let file = scene.path("image.pcs");
+    let output = run("examples/checkpoint", &["save", "4194304", &file], &[]);
+    assert!(!output.status.success());
+    assert_eq!(fs::read_dir(&scene.folder).expect("the folder").count(), 0);
+}
+
+#[test]
+fn migrations_move_and_end_the_original() {
+    for script in ["examples/migrate-ssh", "examples/migrate-zstd"] {
+        let mut scene = Scene::new();
+        let restore = format!("--new-pid-ns --pidfile {}", scene.path("pid"));
+        let variables = [("ON_HOST", "sh -c"), ("RESTORE", &restore)];
+        ok(&run(script, &[&scene.pid().to_string(), "elsewhere"], &variables));
+        scene.original_is_gone();
+        scene.copy_runs_by_pidfile("pid");
+    }
+}
+
+#[test]
+fn a_destination_that_fails_ends_nothing() {
+    let scene = Scene::new();
+    let pid = scene.pid().to_string();
+    let output = run("examples/migrate-ssh", &[&pid, "elsewhere"], &[("ON_HOST", "false")]);
+    assert!(!output.status.success());
+    assert_eq!(comm(scene.pid()).as_deref(), Some("sleep"));
+    assert_ne!(state(scene.pid()), Some('Z'));
+}
+
+#[test]
+fn the_makefile_checkpoints_resumes_and_migrates() {
+    let mut scene = Scene::new();
+    let (pid, image) = (scene.pid(), format!("IMAGE={}", scene.path("image.pcs")));
+    let make = |more: &[&str]| {
+        let number = format!("PID={pid}");
+        ok(&run("make", &[&["-s", "-f", "examples/Makefile", &image, &number], more].concat(), &[]));
+    };
+    make(&["checkpoint"]);
+    scene.original_is_gone();
+    make(&["resume"]);
+    scene.copy_runs(pid);
+    let restore = format!("RESTORE=--new-pid-ns --pidfile {}", scene.path("pid"));
+    make(&["migrate", "ON_HOST=sh -c", &restore]);
+    scene.end_copy();
+    scene.copy_runs_by_pidfile("pid");
+}
+
+#[test]
+fn quickstart_moves_redis_and_says_ok() {
+    let tools = tools().display().to_string();
+    let output = run("examples/quickstart", &[], &[("PC_BIN", &tools), ("KEYS", "20000")]);
+    ok(&output);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.lines().any(|line| line.starts_with("OK: redis-server moved")), "{said}");
+}
