@@ -4,6 +4,7 @@
 //! One module for each area of the kernel, functions named as in the man pages. With `pc-trace` this is the only crate
 //! that may use `unsafe`; each block argues why it is sound.
 
+pub mod birth;
 pub mod clone;
 pub mod cpu;
 pub mod fcntl;
