@@ -5,6 +5,7 @@ use crate::*;
 /// Everything that a stream can say, but for page data (see [`Pages`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)] // each variant is documented at its type
+#[allow(clippy::large_enum_variant)] // records are handled one at a time, and boxed in `Item`
 pub enum Record {
     Machine(Machine),
     RoundBegin(RoundBegin),

@@ -1,0 +1,162 @@
+//! Records survive the trip; whatever is wrong is found and blamed rightly.
+
+mod common;
+
+use common::{clocks, end_round, machine, read, stream, task, thread};
+use pc_image::*;
+
+#[test]
+fn every_record_comes_back_as_it_was() {
+    let items = read(&stream()).unwrap();
+    let names: std::collections::BTreeSet<_> = items
+        .iter()
+        .map(|item| match item {
+            Item::Record(record) => record.name(),
+            Item::Pages(_) => "Pages",
+        })
+        .collect();
+    assert_eq!(names.len(), 19, "all records but Cancel: {names:?}");
+    assert!(items.contains(&Item::Record(Box::new(Record::Machine(machine())))));
+    assert!(items.contains(&Item::Record(Box::new(Record::Thread(thread(101))))));
+    for file in common::open_files() {
+        assert!(items.contains(&Item::Record(Box::new(file))));
+    }
+    let pages =
+        items.iter().find_map(|item| if let Item::Pages(pages) = item { Some(pages) } else { None }).unwrap();
+    assert_eq!(pages.data(), vec![0xab; 8192]);
+}
+
+#[test]
+fn every_single_bit_flip_is_detected() {
+    let bytes = stream();
+    for bit in 0..bytes.len() * 8 {
+        let mut bad = bytes.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        assert!(read(&bad).is_err(), "bit {bit} flipped unnoticed");
+    }
+}
+
+#[test]
+fn every_cut_is_blamed_on_truncation() {
+    let bytes = stream();
+    for len in 0..bytes.len() {
+        let err = read(&bytes[..len]).unwrap_err();
+        assert_eq!(err.blame(), Blame::Truncated, "cut at {len}: {err}");
+    }
+}
+
+#[test]
+fn a_stream_of_another_architecture_or_page_size_is_refused_by_name() {
+    let mut bytes = stream();
+    let mut preamble = pc_frame::Preamble::x86_64([0; 16]);
+    preamble.arch = 183;
+    bytes[..64].copy_from_slice(&preamble.encode());
+    let err = read(&bytes).unwrap_err();
+    assert!(err.blame() == Blame::Unsupported && err.to_string().contains("architecture"), "{err}");
+    preamble.arch = pc_frame::ARCH_X86_64;
+    preamble.page_size = 65536;
+    bytes[..64].copy_from_slice(&preamble.encode());
+    let err = read(&bytes).unwrap_err();
+    assert!(err.blame() == Blame::Unsupported && err.to_string().contains("65536"), "{err}");
+}
+
+/// A writer in the middle of its only round.
+fn begun(last: bool) -> Writer<Vec<u8>> {
+    let mut w = Writer::new(Vec::new(), [1; 16]).unwrap();
+    w.record(&Record::Machine(machine())).unwrap();
+    w.record(&Record::RoundBegin(RoundBegin { number: 0, last, clocks: clocks(0) })).unwrap();
+    w.record(&Record::Space(Space { id: SpaceId(0), kind: SpaceKind::Mm })).unwrap();
+    w
+}
+
+/// Why a stream is refused.
+fn refused(mut w: Writer<Vec<u8>>) -> String {
+    w.commit().unwrap();
+    let err = read(&w.finish().unwrap()).unwrap_err();
+    assert_eq!(err.blame(), Blame::Stream, "{err}");
+    err.to_string()
+}
+
+#[test]
+fn a_page_twice_in_one_round_is_refused() {
+    let mut w = begun(true);
+    let page = [1; 4096];
+    w.pages(SpaceId(0), &[PageRun { addr: 0x2000, pages: 1 }], &[&page]).unwrap();
+    w.pages(SpaceId(0), &[PageRun { addr: 0x1000, pages: 1 }], &[&page]).unwrap();
+    w.record(&Record::ZeroPages(ZeroPages { space: SpaceId(0), ranges: vec![(0x1000, 0x3000)] })).unwrap();
+    end_round(&mut w, 0);
+    assert!(refused(w).contains("twice in one round"));
+}
+
+#[test]
+fn a_commit_without_a_last_round_or_without_all_state_is_refused() {
+    let mut w = begun(false);
+    end_round(&mut w, 0);
+    assert!(refused(w).contains("without a last round"));
+    let mut w = begun(true);
+    w.record(&Record::Task(task())).unwrap();
+    end_round(&mut w, 0);
+    assert!(refused(w).contains("has no MmState"));
+}
+
+#[test]
+fn counts_that_do_not_agree_are_refused() {
+    let mut w = begun(true);
+    w.record(&Record::RoundEnd(RoundEnd { number: 0, counts: Counts { pages: 1, ..Counts::default() } }))
+        .unwrap();
+    assert!(refused(w).contains("counts"));
+}
+
+#[test]
+fn records_out_of_place_are_refused() {
+    let mut w = Writer::new(Vec::new(), [1; 16]).unwrap();
+    w.record(&Record::TaskGone(TaskId(0))).unwrap();
+    assert!(refused(w).contains("Machine was due"));
+    let mut w = begun(true);
+    w.record(&Record::TaskGone(TaskId(9))).unwrap();
+    assert!(refused(w).contains("nobody announced"));
+    let mut w = begun(true);
+    w.record(&Record::SpaceGone(SpaceId(0))).unwrap();
+    w.record(&Record::Space(Space { id: SpaceId(0), kind: SpaceKind::Mm })).unwrap();
+    assert!(refused(w).contains("used again"));
+    let mut w = begun(true);
+    w.pages(SpaceId(0), &[PageRun { addr: 0, pages: 1 }], &[&[0; 4096]]).unwrap();
+    w.record(&Record::Zap(Zap { space: SpaceId(0), ranges: vec![(0, 4096)] })).unwrap();
+    assert!(refused(w).contains("Zaps behind Pages"));
+}
+
+#[test]
+fn a_cancelled_stream_ends_in_order_and_commits_nothing() {
+    let mut w = begun(false);
+    w.record(&Record::Cancel(Cancel { reason: "the disk is full".into() })).unwrap();
+    let items = read(&w.finish().unwrap()).unwrap();
+    let Some(Item::Record(last)) = items.last() else { panic!("no record") };
+    assert_eq!(**last, Record::Cancel(Cancel { reason: "the disk is full".into() }));
+}
+
+#[test]
+fn an_unknown_record_is_refused_by_number_unless_it_may_be_skipped() {
+    use pc_frame::{Flags, FrameWriter, Limits, Preamble};
+    let with = |flags| {
+        let mut w = FrameWriter::new(Vec::new(), Limits::default());
+        w.preamble(&Preamble::x86_64([0; 16])).unwrap();
+        w.frame(0x0999, 0, flags, &[b"?"]).unwrap();
+        w.end().unwrap();
+        read(&w.into_inner()).unwrap_err()
+    };
+    let err = with(Flags::default());
+    assert!(err.blame() == Blame::Unsupported && err.to_string().contains("0x0999"), "{err}");
+    let err = with(Flags::SKIPPABLE);
+    assert!(matches!(err, ImageError::Grammar { .. }), "only the missing Commit is wrong: {err}");
+}
+
+#[test]
+fn lengths_inside_a_body_cannot_make_us_allocate() {
+    use pc_frame::{Flags, FrameWriter, Limits, Preamble};
+    let mut w = FrameWriter::new(Vec::new(), Limits::default());
+    w.preamble(&Preamble::x86_64([0; 16])).unwrap();
+    w.frame(1, 0, Flags::default(), &[&(1u64 << 60).to_le_bytes(), &[0; 64]]).unwrap();
+    w.end().unwrap();
+    let err = read(&w.into_inner()).unwrap_err();
+    assert!(matches!(err, ImageError::Body { record: "Machine", .. }), "{err}");
+}
