@@ -7,9 +7,11 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
+use nix::poll::PollFlags;
 use zstd::stream::read::Decoder;
 
 use crate::exit::{Exit, WithExit as _};
+use crate::signals::{Cancel, Cancelled};
 
 /// The largest zstd window that is accepted, as a power of two: 128 MiB, what `zstd -d` takes
 /// without being asked for more. Memory stays bounded by it whatever the input claims.
@@ -62,6 +64,18 @@ enum Kind {
 /// # Errors
 /// A file that cannot be opened; a terminal, with [`Exit::Usage`].
 pub fn input(tool: &str, path: Option<&Path>) -> anyhow::Result<Input> {
+    open(tool, path, None)
+}
+
+/// [`input`], but a wait for bytes ends with [`crate::signals::Cancelled`] when a signal comes.
+///
+/// # Errors
+/// As [`input`].
+pub fn input_until(tool: &str, path: Option<&Path>, cancel: &Cancel) -> anyhow::Result<Input> {
+    open(tool, path, Some(cancel.clone()))
+}
+
+fn open(tool: &str, path: Option<&Path>, cancel: Option<Cancel>) -> anyhow::Result<Input> {
     let file = match path.filter(|path| *path != Path::new("-")) {
         Some(path) => File::open(path).with_context(|| format!("cannot open {}", path.display()))?,
         None => io::stdin().as_fd().try_clone_to_owned().context("standard input")?.into(),
@@ -71,23 +85,28 @@ pub fn input(tool: &str, path: Option<&Path>) -> anyhow::Result<Input> {
         return Err(why).exit(Exit::Usage);
     }
     crate::output::enlarge(file.as_fd());
-    Input::new(file).context("cannot read the input")
+    Input::of(file, cancel).context("cannot read the input")
 }
 
 impl Input {
     /// Takes over an opened file, pipe or socket. Waits for its first four bytes.
-    pub fn new(mut file: File) -> io::Result<Self> {
+    pub fn new(file: File) -> io::Result<Self> {
+        Self::of(file, None)
+    }
+
+    fn of(file: File, cancel: Option<Cancel>) -> io::Result<Self> {
         let mut head = [0; 4];
         if file.metadata()?.is_file() {
-            let at = file.stream_position()?;
+            let at = (&file).stream_position()?;
             let len = fill(&mut head, |rest, done| file.read_at(rest, at + done as u64))?;
             if !is_zstd(&head[..len]) {
                 return Ok(Input(Kind::Plain(file)));
             }
-            return Self::decompress(Peeked { head, at: 0, len: 0, file });
+            return Self::decompress(Peeked { head, at: 0, len: 0, file, cancel: None });
         }
-        let len = fill(&mut head, |rest, _| file.read(rest))?;
-        let peeked = Peeked { head, at: 0, len, file };
+        let mut peeked = Peeked { head, at: 0, len: 0, file, cancel };
+        let len = fill(&mut head, |rest, _| peeked.read(rest))?;
+        (peeked.head, peeked.len) = (head, len);
         if is_zstd(&head[..len]) { Self::decompress(peeked) } else { Ok(Input(Kind::Piped(peeked))) }
     }
 
@@ -138,6 +157,7 @@ fn blame(error: io::Error) -> io::Error {
         io::ErrorKind::UnexpectedEof => CompressedInput::Truncated.into(),
         io::ErrorKind::Interrupted => error,
         _ if error.raw_os_error().is_some() => error,
+        _ if error.get_ref().is_some_and(|inner| inner.is::<Cancelled>()) => error,
         _ => CompressedInput::Damaged(error.to_string()).into(),
     }
 }
@@ -168,11 +188,15 @@ struct Peeked {
     at: usize,
     len: usize,
     file: File,
+    cancel: Option<Cancel>,
 }
 
 impl Read for Peeked {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.at == self.len {
+            if let Some(cancel) = &self.cancel {
+                cancel.wait(self.file.as_fd(), PollFlags::POLLIN)?;
+            }
             return self.file.read(out);
         }
         let n = (&self.head[self.at..self.len]).read(out)?;

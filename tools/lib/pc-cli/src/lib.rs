@@ -13,6 +13,7 @@
 mod args;
 mod exit;
 mod input;
+mod outlet;
 mod output;
 mod progress;
 mod report;
@@ -22,7 +23,8 @@ mod units;
 
 pub use args::{CommonArgs, parse, parse_from};
 pub use exit::{Exit, WithExit, exit_of};
-pub use input::{CompressedInput, Input, WINDOW_LOG_MAX, input};
+pub use input::{CompressedInput, Input, WINDOW_LOG_MAX, input, input_until};
+pub use outlet::{Output, output_until};
 pub use output::{create_private, output, write_private};
 pub use progress::{Progress, ProgressMode, Round};
 pub use report::{chain, main, notice};

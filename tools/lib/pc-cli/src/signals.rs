@@ -10,6 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 pub use signal_hook::consts::signal::{
     SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH,
 };
@@ -66,6 +68,38 @@ impl Cancel {
     }
 }
 
+/// A wait was given up because of a signal. Arrives inside an [`io::Error`]; [`crate::exit_of`]
+/// finds it there and makes it [`crate::Exit::Cancelled`].
+#[derive(Debug, thiserror::Error)]
+#[error("cancelled by {}", if *.0 == SIGINT { "SIGINT" } else { "SIGTERM" })]
+pub struct Cancelled(i32);
+
+impl Cancel {
+    /// An error once one of the signals has come.
+    pub fn check(&self) -> io::Result<()> {
+        match self.is_set() {
+            true => Err(io::Error::other(Cancelled(self.signal().unwrap_or(SIGTERM)))),
+            false => Ok(()),
+        }
+    }
+
+    /// Waits until `fd` is ready for `what` (or has failed, which using it will tell).
+    ///
+    /// # Errors
+    /// [`Cancelled`], if a signal has come before or comes meanwhile.
+    pub fn wait(&self, fd: BorrowedFd<'_>, what: PollFlags) -> io::Result<()> {
+        loop {
+            self.check()?;
+            let mut fds = [PollFd::new(fd, what), PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) if fds[0].any() == Some(true) => return Ok(()),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
 /// Signals that come one by one, to be passed on to another process.
 #[derive(Debug)]
 pub struct Watch(SignalDelivery<UnixStream, SignalOnly>);
@@ -98,7 +132,6 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     fn readable(fd: BorrowedFd<'_>, millis: u16) -> bool {
         let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
@@ -113,6 +146,10 @@ mod tests {
         assert!(readable(cancel.as_fd(), 5000));
         assert!(cancel.is_set() && cancel.flag().load(Ordering::Relaxed));
         assert_eq!(cancel.signal(), Some(SIGTERM));
+        let (_writer, silent) = UnixStream::pair().unwrap();
+        let error = cancel.wait(silent.as_fd(), PollFlags::POLLIN).unwrap_err();
+        assert_eq!(error.to_string(), "cancelled by SIGTERM");
+        assert_eq!(crate::exit_of(&error.into()), crate::Exit::Cancelled);
     }
 
     #[test]
