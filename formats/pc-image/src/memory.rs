@@ -70,6 +70,8 @@ pub mod vma_flag {
     pub const SEQUENTIAL: u32 = 1 << 14;
     /// `MADV_RANDOM`
     pub const RANDOM: u32 = 1 << 15;
+    /// `MAP_DROPPABLE`: memory that the kernel may drop under pressure.
+    pub const DROPPABLE: u32 = 1 << 16;
 }
 
 /// One mapping.
@@ -196,4 +198,6 @@ pub struct MmState {
     pub coredump_filter: u32,
     /// `mlockall(MCL_FUTURE)` style default flags, as bits of [`vma_flag`] (`LOCKED`, `LOCKED_ONFAULT`).
     pub lock_future: u32,
+    /// Guard pages of `MADV_GUARD_INSTALL`: ranges `(start, end)`, ascending. Nothing is in them.
+    pub guards: Vec<(u64, u64)>,
 }
