@@ -1,0 +1,194 @@
+//! What a stream says, gathered while it is read. Page contents are not kept.
+
+use std::collections::BTreeMap;
+
+use pc_image::*;
+
+/// A round as it went by.
+#[derive(Debug, Clone)]
+pub struct Round {
+    pub number: u32,
+    pub last: bool,
+    pub clocks: Clocks,
+    pub counts: Counts,
+    /// Records in it, page frames not counted.
+    pub records: u64,
+}
+
+/// A mapping with what was sent for it.
+#[derive(Debug, Clone)]
+pub struct Mapping {
+    pub vma: Vma,
+    /// Pages sent with their bytes, in all rounds.
+    pub sent: u64,
+    /// Pages sent as zeroes.
+    pub zero: u64,
+}
+
+/// All that is known of a stream.
+#[derive(Debug, Default)]
+pub struct Model {
+    pub machine: Option<Machine>,
+    pub rounds: Vec<Round>,
+    pub tasks: BTreeMap<TaskId, Task>,
+    pub spaces: BTreeMap<SpaceId, Space>,
+    pub files: BTreeMap<FileId, File>,
+    pub maps: BTreeMap<SpaceId, BTreeMap<u64, Mapping>>,
+    pub mm: BTreeMap<SpaceId, MmState>,
+    pub sigs: BTreeMap<SigTableId, SigTable>,
+    pub states: BTreeMap<TaskId, TaskState>,
+    pub threads: BTreeMap<(TaskId, u32), Thread>,
+    pub fd_tables: BTreeMap<FdTableId, FdTable>,
+    pub open_files: BTreeMap<OpenFileId, OpenFile>,
+    pub commit: Option<Commit>,
+    pub cancel: Option<Cancel>,
+    pub stream_id: Option<[u8; 16]>,
+    pub bytes: u64,
+    /// What is wrong with the stream.
+    pub wrong: Option<ImageError>,
+}
+
+impl Model {
+    /// Takes an item in; gives back a page buffer for reuse.
+    pub fn item(&mut self, item: Item) -> Option<Vec<u8>> {
+        match item {
+            Item::Record(record) => {
+                self.record(*record);
+                None
+            }
+            Item::Pages(pages) => {
+                for run in &pages.runs {
+                    let range = (run.addr, run.addr + run.pages * PAGE_SIZE);
+                    self.count(pages.space, range, |mapping, n| mapping.sent += n);
+                }
+                if let Some(round) = self.rounds.last_mut() {
+                    round.counts.pages += pages.runs.iter().map(|run| run.pages).sum::<u64>();
+                }
+                Some(pages.payload)
+            }
+        }
+    }
+
+    fn record(&mut self, record: Record) {
+        if let Some(round) = self.rounds.last_mut() {
+            round.records += 1;
+        }
+        match record {
+            Record::Machine(machine) => self.machine = Some(machine),
+            Record::RoundBegin(begin) => self.rounds.push(Round {
+                number: begin.number,
+                last: begin.last,
+                clocks: begin.clocks,
+                counts: Counts::default(),
+                records: 0,
+            }),
+            Record::RoundEnd(end) => {
+                if let Some(round) = self.rounds.last_mut() {
+                    round.counts = end.counts;
+                }
+            }
+            Record::Task(task) => drop(self.tasks.insert(task.id, task)),
+            Record::TaskGone(id) => drop(self.tasks.remove(&id)),
+            Record::Space(space) => drop(self.spaces.insert(space.id, space)),
+            Record::SpaceGone(id) => {
+                self.spaces.remove(&id);
+                self.maps.remove(&id);
+            }
+            Record::File(file) => drop(self.files.insert(file.id, file)),
+            Record::MapChange(change) => self.map_change(change),
+            Record::Zap(_) => {}
+            Record::ZeroPages(zero) => {
+                for range in &zero.ranges {
+                    self.count(zero.space, *range, |mapping, n| mapping.zero += n);
+                }
+            }
+            Record::MmState(mm) => drop(self.mm.insert(mm.space, mm)),
+            Record::SigTable(table) => drop(self.sigs.insert(table.id, table)),
+            Record::TaskState(state) => drop(self.states.insert(state.task, state)),
+            Record::Thread(thread) => drop(self.threads.insert((thread.task, thread.tid), thread)),
+            Record::FdTable(table) => drop(self.fd_tables.insert(table.id, table)),
+            Record::OpenFile(file) => drop(self.open_files.insert(file.id, file)),
+            Record::Commit(commit) => self.commit = Some(commit),
+            Record::Cancel(cancel) => self.cancel = Some(cancel),
+        }
+    }
+
+    fn map_change(&mut self, change: MapChange) {
+        let maps = self.maps.entry(change.space).or_default();
+        for (start, end) in change.unmap {
+            cut(maps, start, end);
+        }
+        for vma in change.map {
+            maps.insert(vma.start, Mapping { vma, sent: 0, zero: 0 });
+        }
+        for vma in change.modify {
+            let inside = maps.range(vma.start..vma.end).map(|(_, m)| (m.sent, m.zero));
+            let (sent, zero) = inside.fold((0, 0), |sum, m| (sum.0 + m.0, sum.1 + m.1));
+            cut(maps, vma.start, vma.end);
+            maps.insert(vma.start, Mapping { vma, sent, zero });
+        }
+    }
+
+    /// Adds the pages of a range to the mappings that it lies in.
+    fn count(&mut self, space: SpaceId, (start, end): (u64, u64), add: impl Fn(&mut Mapping, u64)) {
+        let Some(maps) = self.maps.get_mut(&space) else { return };
+        let first = maps.range(..=start).next_back().map_or(start, |(at, _)| *at);
+        for (_, mapping) in maps.range_mut(first..end) {
+            let from = start.max(mapping.vma.start);
+            let to = end.min(mapping.vma.end);
+            if from < to {
+                add(mapping, (to - from) / PAGE_SIZE);
+            }
+        }
+    }
+
+    /// A file's path, for people.
+    pub fn path(&self, id: FileId) -> String {
+        self.files
+            .get(&id)
+            .map_or_else(|| "?".to_owned(), |file| String::from_utf8_lossy(&file.path).into_owned())
+    }
+
+    /// What a mapping shows, as the last column of /proc/PID/maps has it.
+    pub fn backing(&self, space: SpaceId, vma: &Vma) -> String {
+        let of_mm = |f: fn(&MmState) -> (u64, u64)| {
+            self.mm.get(&space).map(f).is_some_and(|(from, to)| vma.start < to && from < vma.end)
+        };
+        match &vma.backing {
+            Backing::Anonymous => match &vma.name {
+                Some(name) => format!("[anon:{name}]"),
+                None if of_mm(|mm| (mm.start_brk, mm.brk)) => "[heap]".to_owned(),
+                None if of_mm(|mm| (mm.start_stack, mm.start_stack + 1)) => "[stack]".to_owned(),
+                None => String::new(),
+            },
+            Backing::File { file, .. } => self.path(*file),
+            Backing::Shm { space, .. } => match self.spaces.get(space).map(|space| &space.kind) {
+                Some(SpaceKind::Shm { name, .. }) => name.clone(),
+                _ => "[shm]".to_owned(),
+            },
+            Backing::Hugetlb { shift } => format!("[hugetlb:{} KiB]", (1u64 << shift.clamp(&10, &40)) >> 10),
+            Backing::Vdso => "[vdso]".to_owned(),
+            Backing::Vvar => "[vvar]".to_owned(),
+            Backing::VvarVclock => "[vvar_vclock]".to_owned(),
+            Backing::Vsyscall => "[vsyscall]".to_owned(),
+        }
+    }
+}
+
+/// Takes a range out of the mappings, splitting those that reach beyond it.
+fn cut(maps: &mut BTreeMap<u64, Mapping>, start: u64, end: u64) {
+    let first = maps.range(..=start).next_back().map_or(start, |(at, _)| *at);
+    let hit: Vec<u64> =
+        maps.range(first..end).filter(|(_, m)| m.vma.end > start).map(|(at, _)| *at).collect();
+    for at in hit {
+        let Some(mapping) = maps.remove(&at) else { continue };
+        if mapping.vma.start < start {
+            let vma = Vma { end: start, ..mapping.vma.clone() };
+            maps.insert(vma.start, Mapping { vma, ..mapping.clone() });
+        }
+        if mapping.vma.end > end {
+            let vma = Vma { start: end, ..mapping.vma.clone() };
+            maps.insert(end, Mapping { vma, sent: 0, zero: 0 });
+        }
+    }
+}
