@@ -6,7 +6,7 @@
 //! works everywhere and sees what the others cannot (writes that bypass the page tables: direct I/O into pinned pages,
 //! writes to shared memory through its file), for the price of reading everything.
 //!
-//! A range is lost to tracking when the target replaces the mapping (munmap and mmap, mremap, exec); [`Tracker::written`]
+//! A range is lost to tracking when the target replaces the mapping (munmap and mmap, mremap, exec); [`Tracker::scan`]
 //! then says so, and the range has to be sent whole and tracked again.
 
 mod hash;
@@ -22,10 +22,32 @@ use std::io;
 /// A range of addresses `(start, end)`, whole pages.
 pub type Range = (u64, u64);
 
+/// A run of pages with content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// First address.
+    pub start: u64,
+    /// Address behind the last.
+    pub end: u64,
+    /// Written since it was last cleared.
+    pub written: bool,
+    /// Guard pages (`MADV_GUARD_INSTALL`), which have no content but must not be touched either.
+    pub guard: bool,
+}
+
+/// What kind of mapping is scanned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Anonymous memory.
+    Anonymous,
+    /// A private mapping of a file: only pages that were written to differ from it.
+    PrivateFile,
+}
+
 /// What was found in a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// The range is tracked throughout; the written pages are in the answer.
+    /// The range is tracked throughout; its pages are in the answer.
     Tracked,
     /// Part of the range is not tracked: it is new, or the mapping was replaced. Nothing is known of its pages.
     Lost,
@@ -57,16 +79,24 @@ pub trait Tracker {
     /// Its name, as `--track` takes it.
     fn name(&self) -> &'static str;
 
-    /// Whether [`Tracker::written`] with `clear` loses writes unless the target stands.
+    /// Whether [`Tracker::scan`] with `clear` loses writes unless the target stands.
     fn needs_pause(&self) -> bool;
 
     /// Starts tracking a mapped range. All that is present in it counts as written until it is cleared. False if
     /// the range cannot be tracked by this method (another userfaultfd has it): it then needs [`Hashes`].
     fn track(&mut self, range: Range) -> Result<bool, TrackError>;
 
-    /// The present pages of a range that were written since they were last cleared, into `out` (appended, ascending).
-    /// With `clear` they count as unwritten from here on, in the same step: a write after it is found the next time.
-    fn written(&mut self, range: Range, clear: bool, out: &mut Vec<Range>) -> Result<Found, TrackError>;
+    /// The pages of a range that carry content, into `out` (appended, ascending), each run told to be written or not since
+    /// it was last cleared. With `clear` the written ones count as unwritten from here on, in the same step: a write after
+    /// it is found the next time. Pages that only show a private mapping's file, and the kernel's zero page, carry no
+    /// content.
+    fn scan(
+        &mut self,
+        range: Range,
+        what: What,
+        clear: bool,
+        out: &mut Vec<Run>,
+    ) -> Result<Found, TrackError>;
 
     /// Ends tracking of a range, in small pieces, as each holds the address space's lock.
     fn untrack(&mut self, range: Range) -> Result<(), TrackError>;

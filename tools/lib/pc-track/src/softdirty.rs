@@ -4,10 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use crate::{Found, Range, TrackError, Tracker, kernel};
+use crate::{Found, Range, Run, TrackError, Tracker, What, kernel};
 
 const PAGE: u64 = 4096;
 const SOFT_DIRTY: u64 = 1 << 55;
+const FILE: u64 = 1 << 61;
 const SWAPPED: u64 = 1 << 62;
 const PRESENT: u64 = 1 << 63;
 
@@ -30,8 +31,8 @@ impl SoftDirty {
             own.clear()?;
             page[(addr - base) as usize] = std::hint::black_box(2);
             let mut out = Vec::new();
-            own.written((addr, addr + PAGE), false, &mut out)?;
-            Ok(!out.is_empty())
+            own.scan((addr, addr + PAGE), What::Anonymous, false, &mut out)?;
+            Ok(out.iter().any(|run| run.written))
         });
         std::hint::black_box(&page);
         seen.unwrap_or(false)
@@ -64,11 +65,12 @@ impl Tracker for SoftDirty {
     }
 
     /// `clear` has no effect here: the bits can be cleared only all at once, see [`SoftDirty::clear`].
-    fn written(
+    fn scan(
         &mut self,
         (start, end): Range,
+        what: What,
         _clear: bool,
-        out: &mut Vec<Range>,
+        out: &mut Vec<Run>,
     ) -> Result<Found, TrackError> {
         const CHUNK: u64 = 8192;
         let mut buf = vec![0u8; (CHUNK * 8) as usize];
@@ -79,8 +81,9 @@ impl Tracker for SoftDirty {
             self.pagemap.read_exact_at(words, at / PAGE * 8).map_err(kernel("reading the page map"))?;
             for (i, word) in words.chunks_exact(8).enumerate() {
                 let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
-                if word & (PRESENT | SWAPPED) != 0 && word & SOFT_DIRTY != 0 {
-                    push(out, at + i as u64 * PAGE);
+                let hidden = what == What::PrivateFile && word & FILE != 0;
+                if word & (PRESENT | SWAPPED) != 0 && !hidden {
+                    push(out, at + i as u64 * PAGE, word & SOFT_DIRTY != 0);
                 }
             }
             at += pages * PAGE;
@@ -93,9 +96,9 @@ impl Tracker for SoftDirty {
     }
 }
 
-fn push(out: &mut Vec<Range>, page: u64) {
+fn push(out: &mut Vec<Run>, page: u64, written: bool) {
     match out.last_mut() {
-        Some(last) if last.1 == page => last.1 += PAGE,
-        _ => out.push((page, page + PAGE)),
+        Some(last) if last.end == page && last.written == written => last.end += PAGE,
+        _ => out.push(Run { start: page, end: page + PAGE, written, guard: false }),
     }
 }

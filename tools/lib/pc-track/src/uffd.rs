@@ -5,7 +5,7 @@ use pc_sys::{pidfd, uffd};
 use pc_trace::{Call, Remote};
 use std::os::fd::AsFd;
 
-use crate::{Found, Range, TrackError, Tracker, kernel};
+use crate::{Found, Range, Run, TrackError, Tracker, What, kernel};
 
 /// Unregistering holds the address space's lock: this many bytes at a time.
 const PIECE: u64 = 16 << 20;
@@ -44,6 +44,27 @@ impl Uffd {
     }
 }
 
+impl Uffd {
+    fn query(
+        &mut self,
+        start: u64,
+        end: u64,
+        what: What,
+        guard: PageIs,
+        flags: ScanFlags,
+    ) -> std::io::Result<()> {
+        let hidden = match what {
+            What::Anonymous => PageIs::PFNZERO,
+            What::PrivateFile => PageIs::PFNZERO | PageIs::FILE,
+        };
+        // The any-of mask keeps the walk from building page tables where nothing ever was. The kernel write-protects
+        // only what is written, so matching the rest as well costs nothing.
+        let content = PageIs::PRESENT | PageIs::SWAPPED | guard;
+        let query = Query::any_of(content, PageIs::WRITTEN | guard).without(hidden).flags(flags);
+        self.pagemap.scan(start, end, query, &mut self.regions)
+    }
+}
+
 impl Tracker for Uffd {
     fn name(&self) -> &'static str {
         "uffd"
@@ -64,26 +85,33 @@ impl Tracker for Uffd {
         }
     }
 
-    fn written(
+    fn scan(
         &mut self,
         (start, end): Range,
+        what: What,
         clear: bool,
-        out: &mut Vec<Range>,
+        out: &mut Vec<Run>,
     ) -> Result<Found, TrackError> {
         let flags =
             if clear { ScanFlags::CHECK_WPASYNC | ScanFlags::WP_MATCHING } else { ScanFlags::CHECK_WPASYNC };
-        // The any-of mask keeps the walk from building page tables where nothing ever was.
-        let query = Query::any_of(PageIs::PRESENT | PageIs::SWAPPED, PageIs::empty())
-            .and_all(PageIs::WRITTEN)
-            .flags(flags);
-        match self.pagemap.scan(start, end, query, &mut self.regions) {
-            Ok(()) => {
-                out.extend(self.regions.iter().map(|r| (r.start, r.end)));
-                Ok(Found::Tracked)
+        let scanned = match self.query(start, end, what, PageIs::GUARD, flags) {
+            // A kernel before 6.15 knows no guard pages.
+            Err(err) if err.raw_os_error() == Some(libc::EINVAL) => {
+                self.query(start, end, what, PageIs::empty(), flags)
             }
-            Err(err) if err.raw_os_error() == Some(libc::EPERM) => Ok(Found::Lost),
-            Err(err) => Err(TrackError::Kernel { what: "scanning for written pages", source: err }),
+            done => done,
+        };
+        match scanned {
+            Ok(()) => out.extend(self.regions.iter().map(|region| Run {
+                start: region.start,
+                end: region.end,
+                written: region.categories & PageIs::WRITTEN.bits() != 0,
+                guard: region.categories & PageIs::GUARD.bits() != 0,
+            })),
+            Err(err) if err.raw_os_error() == Some(libc::EPERM) => return Ok(Found::Lost),
+            Err(err) => return Err(TrackError::Kernel { what: "scanning for written pages", source: err }),
         }
+        Ok(Found::Tracked)
     }
 
     fn untrack(&mut self, (start, end): Range) -> Result<(), TrackError> {
