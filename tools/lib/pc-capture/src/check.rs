@@ -1,0 +1,144 @@
+//! The preflight: what cannot be taken is found before anything is touched, and named.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+
+use pc_image::Vma;
+use pc_sys::pidfd;
+
+use crate::Settings;
+use crate::error::{CaptureError, Context, Result, Unsupported};
+use crate::file::Files;
+use crate::memory::{self, Known};
+use crate::openfile::Fds;
+use crate::procfs::{Stat, Status};
+use crate::task::FDS;
+
+const PF_KTHREAD: u64 = 0x0020_0000;
+
+/// A process that may be captured, as far as can be told while it runs.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    pub status: Status,
+    pub stat: Stat,
+    pub files: Files,
+    /// What smaps told of the mappings.
+    pub known: Known,
+    /// The mappings as they were.
+    pub vmas: Vec<Vma>,
+}
+
+/// Looks the process over.
+pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
+    let pid = settings.pid;
+    let status = Status::read(pid).map_err(|_| CaptureError::NoProcess(pid))?;
+    let stat = Stat::read(pid).map_err(|_| CaptureError::NoProcess(pid))?;
+    may_be_taken(pid, &status, &stat)?;
+    let pidfd = pidfd::pidfd_open(pid).map_err(|_| CaptureError::NoProcess(pid))?;
+    let mut files = Files::new(pid);
+    let mut bad = family(pid)?;
+    let mut known = memory::read_known(pid)?;
+    let areas = memory::read_areas(pid, &mut known, u64::MAX)?;
+    let mut vmas = Vec::with_capacity(areas.len());
+    for area in &areas {
+        match memory::vma(pid, area, &known, &mut files) {
+            Ok(vma) => vmas.push(vma),
+            Err(CaptureError::Unsupported(list)) => bad.extend(list),
+            Err(other) => return Err(other),
+        }
+    }
+    for link in ["cwd", "root", "exe"] {
+        collect(files.link(link, pc_image::FileNeed::Kind), &mut bad)?;
+    }
+    let mut fds = Fds::list(pid, pidfd.as_fd(), &mut files, settings.tcp_close, false)?;
+    bad.extend(fds.capture(FDS)?.unsupported);
+    drop(fds);
+    if !bad.is_empty() {
+        return Err(CaptureError::Unsupported(bad));
+    }
+    // Named once more when they are captured, as they may be others then.
+    Ok(Target { pid, pidfd, status, stat, files: Files::new(pid), known, vmas })
+}
+
+fn collect<T>(result: Result<T>, bad: &mut Vec<Unsupported>) -> Result<()> {
+    match result {
+        Err(CaptureError::Unsupported(list)) => bad.extend(list),
+        other => drop(other?),
+    }
+    Ok(())
+}
+
+/// Refuses what is no process that could be captured at all.
+fn may_be_taken(pid: i32, status: &Status, stat: &Stat) -> Result<()> {
+    let refused = |why: String| Err(CaptureError::Refused { pid, why });
+    if status.tgid != pid {
+        return refused(format!("is a thread of process {}; give that", status.tgid));
+    }
+    if pid == std::process::id() as i32 {
+        return refused("cannot be captured by itself".to_owned());
+    }
+    if ancestors().contains(&pid) {
+        return refused("is an ancestor of this program, which would stop with it".to_owned());
+    }
+    if status.kthread || stat.flags & PF_KTHREAD != 0 {
+        return refused(format!("is a kernel thread ({})", status.name));
+    }
+    if matches!(stat.state, b'Z' | b'X') {
+        return refused("has ended already (a zombie)".to_owned());
+    }
+    if status.tracer != 0 {
+        return refused(format!("is traced by process {}", status.tracer));
+    }
+    if !pc_readable(pid) {
+        return Err(CaptureError::NotPermitted {
+            pid,
+            what: "another user's process, or one that may not be traced".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Whether its descriptors may be looked at: the same right as tracing it.
+fn pc_readable(pid: i32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/fd")).is_ok()
+}
+
+fn ancestors() -> Vec<i32> {
+    let mut found = Vec::new();
+    let mut pid = std::process::id() as i32;
+    while let Ok(stat) = Stat::read(pid) {
+        if stat.ppid == 0 || found.contains(&stat.ppid) {
+            break;
+        }
+        pid = stat.ppid;
+        found.push(pid);
+    }
+    found
+}
+
+/// Children, threads that are not like the others, address space shared with another process.
+fn family(pid: i32) -> Result<Vec<Unsupported>> {
+    let mut bad = Vec::new();
+    let mut say = |what: String| bad.push(Unsupported { pid, fd: None, what });
+    for tid in tids(pid)? {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
+        if let Some(child) = children.split_whitespace().next() {
+            say(format!("it has children (process {child}), which cannot be moved yet"));
+            break;
+        }
+    }
+    Ok(bad)
+}
+
+/// The threads that exist now.
+pub(crate) fn tids(pid: i32) -> Result<Vec<i32>> {
+    let mut tids = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task")).of(pid, "listing its threads")? {
+        let name = entry.of(pid, "listing its threads")?.file_name();
+        tids.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    tids.sort_by_key(|tid| (*tid != pid, *tid));
+    Ok(tids)
+}

@@ -1,0 +1,133 @@
+//! Errors of capture, by what a caller can do about them.
+
+use std::fmt;
+use std::io;
+
+use pc_image::ImageError;
+use pc_trace::TraceError;
+
+/// Something of a process that cannot be rebuilt yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsupported {
+    /// The process.
+    pub pid: i32,
+    /// The descriptor, if it is one.
+    pub fd: Option<i32>,
+    /// What it is and why it cannot be moved: follows "descriptor N is" or "pid N: ".
+    pub what: String,
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.fd {
+            Some(fd) => write!(f, "pid {}: descriptor {fd} is {}", self.pid, self.what),
+            None => write!(f, "pid {}: {}", self.pid, self.what),
+        }
+    }
+}
+
+/// Why a process was not captured. It runs on as before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaptureError {
+    /// There is no such process, or it has ended.
+    #[error("pid {0}: no such process")]
+    NoProcess(i32),
+    /// It cannot be taken now: a zombie, traced by another, this tool's own ancestor …
+    #[error("pid {pid}: {why}")]
+    Refused {
+        /// The process.
+        pid: i32,
+        /// Why.
+        why: String,
+    },
+    /// The caller lacks the rights.
+    #[error("pid {pid}: not permitted ({what})")]
+    NotPermitted {
+        /// The process.
+        pid: i32,
+        /// For what.
+        what: String,
+    },
+    /// It has what cannot be rebuilt. Never empty.
+    #[error("{}", list(.0))]
+    Unsupported(Vec<Unsupported>),
+    /// A signal asked to stop.
+    #[error("cancelled; pid {0} runs on")]
+    Cancelled(i32),
+    /// It died while it was being captured.
+    #[error("pid {0} died meanwhile")]
+    Died(i32),
+    /// Holding it failed.
+    #[error(transparent)]
+    Trace(TraceError),
+    /// The kernel refused something.
+    #[error("pid {pid}: {what}")]
+    Kernel {
+        /// The process.
+        pid: i32,
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Writing the stream failed.
+    #[error("writing the stream")]
+    Write(#[source] ImageError),
+}
+
+fn list(all: &[Unsupported]) -> String {
+    all.iter().map(Unsupported::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl From<TraceError> for CaptureError {
+    fn from(error: TraceError) -> Self {
+        match error {
+            TraceError::NoProcess(pid) => Self::NoProcess(pid),
+            TraceError::NotPermitted(pid) => Self::NotPermitted { pid, what: "tracing it".to_owned() },
+            TraceError::Unsupported { pid, what } => {
+                Self::Unsupported(vec![Unsupported { pid, fd: None, what }])
+            }
+            TraceError::Dead { tid, .. } => Self::Died(tid),
+            TraceError::Kernel { tid, ref source, .. } if source.raw_os_error() == Some(libc::ESRCH) => {
+                Self::Died(tid)
+            }
+            other => Self::Trace(other),
+        }
+    }
+}
+
+impl From<ImageError> for CaptureError {
+    fn from(error: ImageError) -> Self {
+        Self::Write(error)
+    }
+}
+
+/// The result of this crate's functions.
+pub type Result<T> = std::result::Result<T, CaptureError>;
+
+/// Says that something of a process cannot be moved.
+pub(crate) fn unsupported<T>(pid: i32, fd: Option<i32>, what: impl Into<String>) -> Result<T> {
+    Err(CaptureError::Unsupported(vec![Unsupported { pid, fd, what: what.into() }]))
+}
+
+/// Gives a failed kernel call its context; a process that is gone is told as such.
+pub(crate) trait Context<T> {
+    fn of(self, pid: i32, what: impl fmt::Display) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
+    fn of(self, pid: i32, what: impl fmt::Display) -> Result<T> {
+        self.map_err(|error| {
+            let source: io::Error = error.into();
+            match source.raw_os_error() {
+                Some(libc::ESRCH) => CaptureError::Died(pid),
+                Some(libc::EPERM | libc::EACCES) => {
+                    CaptureError::NotPermitted { pid, what: what.to_string() }
+                }
+                _ => CaptureError::Kernel { pid, what: what.to_string(), source },
+            }
+        })
+    }
+}

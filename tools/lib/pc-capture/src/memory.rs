@@ -1,0 +1,235 @@
+//! Mappings of an address space, and which of their pages travel.
+
+use std::collections::HashMap;
+use std::fs::Metadata;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+
+use pc_image::{Backing, FileNeed, Vma, prot, vma_flag};
+use pc_sys::pagemap::{PageIs, PageRegion, Pagemap, Query};
+
+use crate::error::{Context, Result, unsupported};
+use crate::file::Files;
+use crate::procfs::{Area, Smaps, parse_maps, parse_smaps};
+
+/// Mappings with what only smaps tells, by start address.
+pub(crate) type Known = HashMap<u64, (Area, Smaps)>;
+
+/// A process with less memory has its smaps read while it is stopped, too (9 ms a GiB).
+const CHEAP: u64 = 32 << 20;
+
+/// Reads smaps, which takes time in proportion to the resident memory.
+pub(crate) fn read_known(pid: i32) -> Result<Known> {
+    let text = std::fs::read(format!("/proc/{pid}/smaps")).of(pid, "reading its smaps")?;
+    let all = parse_smaps(&text).ok_or(ErrorKind::InvalidData).of(pid, "reading its smaps")?;
+    Ok(all.into_iter().map(|(area, smaps)| (area.start, (area, smaps))).collect())
+}
+
+/// The mappings of now. What smaps tells of those that `known` has just the same is taken from there, unless reading
+/// it again costs next to nothing.
+pub(crate) fn read_areas(pid: i32, known: &mut Known, memory: u64) -> Result<Vec<Area>> {
+    let text = std::fs::read(format!("/proc/{pid}/maps")).of(pid, "reading its maps")?;
+    let areas = parse_maps(&text).ok_or(ErrorKind::InvalidData).of(pid, "reading its maps")?;
+    let stale = |area: &Area| known.get(&area.start).is_none_or(|(old, _)| old != area);
+    if memory < CHEAP || areas.iter().any(stale) {
+        *known = read_known(pid)?;
+    }
+    Ok(areas)
+}
+
+/// Turns mappings into records; refuses by name what cannot be rebuilt.
+pub(crate) fn vmas(pid: i32, areas: &[Area], known: &Known, files: &mut Files) -> Result<Vec<Vma>> {
+    areas.iter().map(|area| vma(pid, area, known, files)).collect()
+}
+
+/// Turns one mapping into a record.
+pub(crate) fn vma(pid: i32, area: &Area, known: &Known, files: &mut Files) -> Result<Vma> {
+    let Some((_, smaps)) = known.get(&area.start).filter(|(old, _)| old == area) else {
+        let gone = std::io::Error::other("the mapping changed while it was looked at");
+        return Err(gone).of(pid, format_args!("reading the mapping at {:#x}", area.start));
+    };
+    if let Some(why) = unmovable(area, smaps) {
+        return unsupported(pid, None, refusal(area, why));
+    }
+    let backing = match backing(pid, area, smaps, files) {
+        Ok(found) => found,
+        Err(why) => return unsupported(pid, None, refusal(area, &why)),
+    };
+    let name = area.name.strip_prefix(b"[anon:").and_then(|name| name.strip_suffix(b"]"));
+    Ok(Vma {
+        start: area.start,
+        end: area.end,
+        prot: area.prot,
+        flags: flags(area, smaps),
+        pkey: smaps.pkey,
+        backing,
+        name: name.map(|name| String::from_utf8_lossy(name).into_owned()),
+    })
+}
+
+fn refusal(area: &Area, why: &str) -> String {
+    let label = if area.name.is_empty() { "anonymous memory".to_owned() } else { area.label() };
+    format!("its mapping at {:#x} ({label}) {why}", area.start)
+}
+
+/// Why a mapping cannot be moved, whatever it shows.
+fn unmovable(area: &Area, smaps: &Smaps) -> Option<&'static str> {
+    let name = area.name.as_slice();
+    if matches!(name, b"[vdso]" | b"[vvar]" | b"[vvar_vclock]" | b"[vsyscall]") {
+        None
+    } else if name.starts_with(b"/[aio]") || name == b"[aio]" {
+        Some("is a context of aio, which cannot be moved yet")
+    } else if name.starts_with(b"anon_inode:[io_uring]") {
+        Some("is an io_uring's, which cannot be moved yet")
+    } else if smaps.has(b"um") || smaps.has(b"ui") {
+        Some("is watched by a userfaultfd, which cannot be moved yet")
+    } else if smaps.has(b"io") || smaps.has(b"pf") {
+        Some("is memory of a device, which cannot be moved")
+    } else if smaps.has(b"ss") {
+        Some("is a shadow stack, which cannot be moved yet")
+    } else if smaps.has(b"sl") {
+        Some("is sealed, which cannot be moved yet")
+    } else if area.shared && (smaps.has(b"mw") || area.prot & prot::WRITE != 0) {
+        Some("is shared and may be written, which cannot be moved yet")
+    } else {
+        None
+    }
+}
+
+fn flags(area: &Area, smaps: &Smaps) -> u32 {
+    const TABLE: [(&[u8; 2], u32); 14] = [
+        (b"gd", vma_flag::GROWSDOWN),
+        (b"nr", vma_flag::NORESERVE),
+        (b"lo", vma_flag::LOCKED),
+        (b"lf", vma_flag::LOCKED_ONFAULT),
+        (b"mw", vma_flag::MAYWRITE),
+        (b"dc", vma_flag::DONTFORK),
+        (b"dd", vma_flag::DONTDUMP),
+        (b"wf", vma_flag::WIPEONFORK),
+        (b"mg", vma_flag::MERGEABLE),
+        (b"hg", vma_flag::HUGEPAGE),
+        (b"nh", vma_flag::NOHUGEPAGE),
+        (b"sr", vma_flag::SEQUENTIAL),
+        (b"rr", vma_flag::RANDOM),
+        (b"dp", vma_flag::DROPPABLE),
+    ];
+    let shared = if area.shared { vma_flag::SHARED } else { 0 };
+    TABLE.iter().filter(|(word, _)| smaps.has(word)).fold(shared, |flags, (_, flag)| flags | flag)
+}
+
+fn backing(pid: i32, area: &Area, smaps: &Smaps, files: &mut Files) -> std::result::Result<Backing, String> {
+    let name = area.name.as_slice();
+    if smaps.has(b"ht") {
+        if area.inode != 0 && !name.starts_with(b"/anon_hugepage") {
+            return Err("shows a file of huge pages, which cannot be moved yet".to_owned());
+        }
+        return Ok(Backing::Hugetlb { shift: smaps.page_size.trailing_zeros() as u8 });
+    }
+    match name {
+        b"[vdso]" => Ok(Backing::Vdso),
+        b"[vvar]" => Ok(Backing::Vvar),
+        b"[vvar_vclock]" => Ok(Backing::VvarVclock),
+        b"[vsyscall]" => Ok(Backing::Vsyscall),
+        b"" | b"[heap]" | b"[stack]" => Ok(Backing::Anonymous),
+        // A private mapping of /dev/zero is anonymous memory.
+        b"/dev/zero" if !area.shared => Ok(Backing::Anonymous),
+        _ if name.starts_with(b"[anon:") => Ok(Backing::Anonymous),
+        _ if name.starts_with(b"/memfd:") => Err("is a memfd, which cannot be moved yet".to_owned()),
+        _ if name.starts_with(b"/SYSV") => {
+            Err("is System V shared memory, which cannot be moved yet".to_owned())
+        }
+        _ if area.inode == 0 || !name.starts_with(b"/") => {
+            Err("is of a kind that cannot be moved yet".to_owned())
+        }
+        _ => file(pid, area, files),
+    }
+}
+
+fn file(pid: i32, area: &Area, files: &mut Files) -> std::result::Result<Backing, String> {
+    let found = mapped_file(pid, area, files)?;
+    files
+        .name(&area.name, &found, FileNeed::Same, true)
+        .map(|file| Backing::File { file, offset: area.offset })
+        .map_err(|why| format!("shows {why}"))
+}
+
+/// Looks at the mapped file itself where the kernel lets us, else at what has its path now.
+fn mapped_file(pid: i32, area: &Area, files: &Files) -> std::result::Result<Metadata, String> {
+    let link = format!("/proc/{pid}/map_files/{:x}-{:x}", area.start, area.end);
+    if let Ok(found) = std::fs::metadata(link) {
+        return Ok(found);
+    }
+    match std::fs::metadata(files.reach(&area.name)) {
+        Ok(found) if found.ino() == area.inode => Ok(found),
+        _ => Err("shows a file that has been removed or replaced, which cannot be moved yet".to_owned()),
+    }
+}
+
+/// A range of pages to be sent, all from one mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// First address.
+    pub start: u64,
+    /// Address behind the last.
+    pub end: u64,
+    /// The process itself may read them; else they are read as a debugger does.
+    pub readable: bool,
+}
+
+/// The pages of mappings that carry content, and guard pages.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Present {
+    /// Present or swapped pages that differ from what the mapping shows by itself, ascending.
+    pub spans: Vec<Span>,
+    /// Guard pages, ascending.
+    pub guards: Vec<(u64, u64)>,
+    /// Pages looked at.
+    pub scanned: u64,
+}
+
+/// Whether pages of a mapping travel at all.
+pub(crate) fn carries_pages(vma: &Vma) -> bool {
+    match vma.backing {
+        Backing::Anonymous | Backing::Hugetlb { .. } => true,
+        Backing::File { .. } => vma.flags & vma_flag::SHARED == 0,
+        Backing::Shm { .. } | Backing::Vdso | Backing::Vvar | Backing::VvarVclock | Backing::Vsyscall => {
+            false
+        }
+    }
+}
+
+/// Finds the pages that must be sent if nothing of the mappings was sent before.
+pub fn present(pid: i32, pagemap: &Pagemap, vmas: &[Vma]) -> Result<Present> {
+    let mut found = Present::default();
+    let mut regions = Vec::new();
+    for vma in vmas.iter().filter(|vma| carries_pages(vma)) {
+        found.scanned += (vma.end - vma.start) / pc_image::PAGE_SIZE;
+        scan(pagemap, vma, &mut regions).of(pid, format_args!("scanning the mapping at {:#x}", vma.start))?;
+        for region in &regions {
+            if region.categories & PageIs::GUARD.bits() != 0 {
+                found.guards.push((region.start, region.end));
+            } else {
+                let readable = vma.prot & prot::READ != 0;
+                found.spans.push(Span { start: region.start, end: region.end, readable });
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn scan(pagemap: &Pagemap, vma: &Vma, regions: &mut Vec<PageRegion>) -> std::io::Result<()> {
+    let content = PageIs::PRESENT | PageIs::SWAPPED;
+    let narrow = |query: Query| match vma.backing {
+        Backing::File { .. } => query.without(PageIs::PFNZERO | PageIs::FILE),
+        Backing::Hugetlb { .. } => query,
+        _ => query.without(PageIs::PFNZERO),
+    };
+    let query = narrow(Query::any_of(content | PageIs::GUARD, PageIs::GUARD));
+    match pagemap.scan(vma.start, vma.end, query, regions) {
+        // A kernel before 6.15 knows no guard pages.
+        Err(err) if err.raw_os_error() == Some(libc::EINVAL) => {
+            pagemap.scan(vma.start, vma.end, narrow(Query::any_of(content, PageIs::empty())), regions)
+        }
+        done => done,
+    }
+}

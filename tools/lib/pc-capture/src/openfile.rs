@@ -1,0 +1,308 @@
+//! Descriptors and the open file descriptions behind them.
+
+use std::cmp::Ordering;
+use std::ffi::OsStr;
+use std::fs::Metadata;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+use pc_image::{Fd, FdTable, FdTableId, OpenFile, OpenFileId, OpenFileKind, Owner};
+use pc_sys::{fcntl, kcmp, pidfd};
+
+use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
+use crate::file::Files;
+use crate::procfs::FdInfo;
+use crate::{epoll, eventfd, external, inet, pipe, regular, signalfd, timerfd, unix};
+
+/// A descriptor as /proc shows it.
+#[derive(Debug)]
+pub(crate) struct Descriptor {
+    pub fd: i32,
+    /// Where the link of /proc/PID/fd points: a path, or `kind:[number]`.
+    pub link: Vec<u8>,
+    pub meta: Metadata,
+    pub info: FdInfo,
+    /// Its open file description.
+    pub file: OpenFileId,
+}
+
+impl Descriptor {
+    /// Status flags as `F_GETFL` gives them.
+    pub fn flags(&self) -> u32 {
+        self.info.flags & !(libc::O_CLOEXEC as u32)
+    }
+
+    pub fn link_text(&self) -> String {
+        String::from_utf8_lossy(&self.link).into_owned()
+    }
+}
+
+/// What the kinds need to capture a descriptor.
+pub(crate) struct Fds<'a> {
+    pub pid: i32,
+    pub pidfd: BorrowedFd<'a>,
+    pub files: &'a mut Files,
+    /// Connected TCP sockets are not taken along, but found reset by the copy.
+    pub tcp_close: bool,
+    /// The process is stopped: contents of pipes and queues are read too.
+    pub stopped: bool,
+    pub all: Vec<Descriptor>,
+    pub pipes: pipe::Pipes,
+    pub unix: unix::Sockets,
+    pub externals: external::Names,
+}
+
+/// The descriptors of a process, as records.
+#[derive(Debug)]
+pub(crate) struct Captured {
+    pub table: FdTable,
+    pub files: Vec<OpenFile>,
+    /// What cannot be rebuilt.
+    pub unsupported: Vec<Unsupported>,
+}
+
+impl<'a> Fds<'a> {
+    /// Lists the descriptors and finds which of them share a description.
+    pub fn list(
+        pid: i32,
+        pidfd: BorrowedFd<'a>,
+        files: &'a mut Files,
+        tcp_close: bool,
+        stopped: bool,
+    ) -> Result<Self> {
+        let mut all = descriptors(pid, stopped)?;
+        identify(pid, &mut all)?;
+        let pipes = pipe::Pipes::find(&all);
+        Ok(Self {
+            pid,
+            pidfd,
+            files,
+            tcp_close,
+            stopped,
+            all,
+            pipes,
+            unix: unix::Sockets::default(),
+            externals: external::Names::default(),
+        })
+    }
+
+    /// Captures all of them. Goes on behind what is unsupported, so that all of it is named.
+    pub fn capture(&mut self, id: FdTableId) -> Result<Captured> {
+        let all = std::mem::take(&mut self.all);
+        let mut captured =
+            Captured { table: FdTable { id, fds: Vec::new() }, files: Vec::new(), unsupported: Vec::new() };
+        for descriptor in &all {
+            let cloexec = descriptor.info.flags & libc::O_CLOEXEC as u32 != 0;
+            captured.table.fds.push(Fd { fd: descriptor.fd as u32, file: descriptor.file, cloexec });
+            if captured.files.iter().any(|file| file.id == descriptor.file) {
+                continue;
+            }
+            match self.open_file(descriptor, &all) {
+                Ok(file) => captured.files.push(file),
+                Err(CaptureError::Unsupported(list)) => captured.unsupported.extend(list),
+                // A running process closes descriptors while we look.
+                Err(_) if !self.stopped && !still_there(self.pid, descriptor) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        self.all = all;
+        Ok(captured)
+    }
+
+    fn open_file(&mut self, descriptor: &Descriptor, all: &[Descriptor]) -> Result<OpenFile> {
+        if let Some(lock) = descriptor.info.locks.first() {
+            return self.refuse(
+                descriptor,
+                format!(
+                    "{} with a lock or lease ({lock}), which cannot be moved yet",
+                    descriptor.link_text()
+                ),
+            );
+        }
+        let kind = self.kind(descriptor, all)?;
+        let owner = self.owner(descriptor)?;
+        Ok(OpenFile { id: descriptor.file, flags: descriptor.flags(), owner, kind })
+    }
+
+    fn kind(&mut self, descriptor: &Descriptor, all: &[Descriptor]) -> Result<OpenFileKind> {
+        let kind = descriptor.meta.file_type();
+        let link = descriptor.link.as_slice();
+        if kind.is_socket() && link.starts_with(b"socket:[") {
+            return self.socket(descriptor, all);
+        }
+        if kind.is_fifo() {
+            return pipe::capture(self, descriptor, all);
+        }
+        if let Some(name) = link.strip_prefix(b"anon_inode:") {
+            return self.anonymous(descriptor, name, all);
+        }
+        if external::is_terminal(descriptor) {
+            return Ok(external::terminal(self, descriptor));
+        }
+        regular::capture(self, descriptor)
+    }
+
+    fn anonymous(
+        &mut self,
+        descriptor: &Descriptor,
+        name: &[u8],
+        all: &[Descriptor],
+    ) -> Result<OpenFileKind> {
+        match name {
+            b"[eventfd]" => eventfd::capture(self, descriptor),
+            b"[eventpoll]" => epoll::capture(self, descriptor, all),
+            b"[timerfd]" => timerfd::capture(self, descriptor),
+            b"[signalfd]" => signalfd::capture(self, descriptor),
+            other => {
+                let name = String::from_utf8_lossy(other);
+                let name = name.trim_matches(['[', ']']);
+                self.refuse(descriptor, format!("{}, which cannot be moved yet", known_as(name)))
+            }
+        }
+    }
+
+    fn socket(&mut self, descriptor: &Descriptor, all: &[Descriptor]) -> Result<OpenFileKind> {
+        let socket = self.take(descriptor.fd)?;
+        let option = |name| pc_sys::sockopt::getsockopt_int(socket.as_fd(), libc::SOL_SOCKET, name);
+        let family = option(libc::SO_DOMAIN).of(self.pid, "asking for a socket's family")?;
+        match family {
+            libc::AF_INET | libc::AF_INET6 => inet::capture(self, descriptor, socket.as_fd(), family),
+            libc::AF_UNIX => unix::capture(self, descriptor, socket.as_fd(), all),
+            other => self.refuse(
+                descriptor,
+                format!("a socket of the family {}, which cannot be moved yet", family_name(other)),
+            ),
+        }
+    }
+
+    /// Duplicates a descriptor of the process into this one.
+    pub fn take(&self, fd: i32) -> Result<OwnedFd> {
+        pidfd::pidfd_getfd(self.pidfd, fd).of(self.pid, format_args!("looking at its descriptor {fd}"))
+    }
+
+    /// Says that a descriptor cannot be moved.
+    pub fn refuse<T>(&self, descriptor: &Descriptor, what: String) -> Result<T> {
+        unsupported(self.pid, Some(descriptor.fd), what)
+    }
+
+    /// Signal-driven I/O; only asked where it can be.
+    fn owner(&self, descriptor: &Descriptor) -> Result<Option<Owner>> {
+        let socket = descriptor.meta.file_type().is_socket();
+        if descriptor.flags() & libc::O_ASYNC as u32 == 0 && !socket {
+            return Ok(None);
+        }
+        let file = self.take(descriptor.fd)?;
+        let owner = fcntl::getown_ex(file.as_fd()).of(self.pid, "asking for a descriptor's owner")?;
+        let signal = fcntl::getsig(file.as_fd()).of(self.pid, "asking for a descriptor's signal")?;
+        let pid = own_id(owner.pid);
+        Ok((owner.pid != 0 || signal != 0).then_some(Owner { kind: owner.kind, pid, signal }))
+    }
+}
+
+/// A process's id in its own pid namespace; a group's or a stranger's stays what it is.
+fn own_id(pid: i32) -> u32 {
+    let own = crate::procfs::Status::read(pid).map(|status| status.own_pid()).unwrap_or(0);
+    if own == 0 { pid as u32 } else { own as u32 }
+}
+
+fn known_as(name: &str) -> String {
+    match name {
+        "io_uring" => "an io_uring instance".to_owned(),
+        "userfaultfd" => "a userfaultfd".to_owned(),
+        "inotify" => "an inotify instance".to_owned(),
+        "fanotify" => "a fanotify instance".to_owned(),
+        "perf_event" => "a perf event".to_owned(),
+        "pidfd" => "a pidfd".to_owned(),
+        "kvm-vm" | "kvm-vcpu" => "a KVM virtual machine".to_owned(),
+        _ if name.starts_with("bpf") => format!("an eBPF object ({name})"),
+        _ => format!("of the kind {name}"),
+    }
+}
+
+fn family_name(family: i32) -> String {
+    match family {
+        libc::AF_NETLINK => "netlink".to_owned(),
+        libc::AF_PACKET => "packet".to_owned(),
+        libc::AF_VSOCK => "vsock".to_owned(),
+        libc::AF_ALG => "alg".to_owned(),
+        libc::AF_XDP => "XDP".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn still_there(pid: i32, descriptor: &Descriptor) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/fd/{}", descriptor.fd))
+        .is_ok_and(|link| link.as_os_str() == OsStr::from_bytes(&descriptor.link))
+}
+
+/// Reads what /proc tells of each descriptor, ascending.
+fn descriptors(pid: i32, stopped: bool) -> Result<Vec<Descriptor>> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).of(pid, "listing its descriptors")? {
+        let entry = entry.of(pid, "listing its descriptors")?;
+        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        match descriptor(pid, fd) {
+            Ok(found) => all.push(found),
+            Err(err) if !stopped && err.kind() == std::io::ErrorKind::NotFound => {}
+            Err(err) => return Err(err).of(pid, format_args!("looking at its descriptor {fd}")),
+        }
+    }
+    all.sort_by_key(|d: &Descriptor| d.fd);
+    Ok(all)
+}
+
+fn descriptor(pid: i32, fd: i32) -> std::io::Result<Descriptor> {
+    let path = format!("/proc/{pid}/fd/{fd}");
+    Ok(Descriptor {
+        fd,
+        link: std::fs::read_link(&path)?.as_os_str().as_bytes().to_vec(),
+        meta: std::fs::metadata(&path)?,
+        info: FdInfo::read(pid, fd)?,
+        file: OpenFileId(0),
+    })
+}
+
+/// Numbers the open file descriptions. Only descriptors of the same inode can share one; these are put into the kernel's
+/// own order (kcmp(2)), in which those that do are neighbours.
+fn identify(pid: i32, all: &mut [Descriptor]) -> Result<()> {
+    let mut order: Vec<usize> = (0..all.len()).collect();
+    let mut failed = None;
+    let object = |d: &Descriptor| (d.meta.dev(), d.meta.ino(), d.flags());
+    let same = |a: &Descriptor, b: &Descriptor| kcmp::kcmp_file((pid, a.fd), (pid, b.fd));
+    order.sort_by(|&a, &b| {
+        let (a, b) = (&all[a], &all[b]);
+        object(a).cmp(&object(b)).then_with(|| a.link.cmp(&b.link)).then_with(|| {
+            same(a, b).unwrap_or_else(|err| {
+                failed = Some(err);
+                Ordering::Equal
+            })
+        })
+    });
+    if let Some(err) = failed {
+        // A running process may have closed one of the two.
+        return Err(err).of(pid, "comparing its descriptors");
+    }
+    // The lowest descriptor of each description gives it its number, so that the numbers ascend with the descriptors.
+    let mut first = vec![0; all.len()];
+    for (i, &at) in order.iter().enumerate() {
+        let before = i.checked_sub(1).map(|i| order[i]);
+        let shared = before.filter(|&b| {
+            object(&all[b]) == object(&all[at])
+                && all[b].link == all[at].link
+                && same(&all[b], &all[at]).is_ok_and(Ordering::is_eq)
+        });
+        first[at] = shared.map_or(at, |b| first[b].min(at));
+    }
+    // Stable sorting keeps equal ones ascending, so `first` is the lowest already.
+    let mut next = 0;
+    for at in 0..all.len() {
+        if first[at] == at {
+            all[at].file = OpenFileId(next);
+            next += 1;
+        } else {
+            all[at].file = all[first[at]].file;
+        }
+    }
+    Ok(())
+}

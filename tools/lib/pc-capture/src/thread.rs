@@ -1,0 +1,140 @@
+//! Threads: registers and all that the kernel keeps for each.
+
+use pc_image::{AltStack, Creds, Regs, Restart, Rseq, Sched, Seccomp, SeccompFilter, TaskId, Thread};
+use pc_sys::sched;
+use pc_trace::{Tid, Tracees, xstate};
+
+use crate::error::{CaptureError, Context, Result, unsupported};
+use crate::inside::ThreadTold;
+use crate::procfs::Status;
+use crate::restart::Waits;
+use crate::signal;
+
+/// A thread, with what it has told itself.
+pub(crate) fn thread(tracees: &Tracees, task: TaskId, told: &ThreadTold, waits: &Waits) -> Result<Thread> {
+    let tid = told.tid;
+    let regs = tracees.regs(tid)?;
+    let mut extended = tracees.xstate(tid)?;
+    extended.truncate(xstate::used_len(&extended));
+    let status = Status::read(tid).of(tid, "reading its status")?;
+    let rseq = tracees.rseq(tid)?;
+    Ok(Thread {
+        task,
+        tid: tracees.ns_tid(tid)? as u32,
+        comm: comm(tracees.pid(), tid)?,
+        regs: words(&regs),
+        xstate: extended,
+        restart: waits.restart(tracees.pid(), tid, &regs),
+        sigmask: tracees.sigmask(tid)?,
+        pending: signal::pending(tracees.pending(tid, false)?),
+        altstack: AltStack { sp: told.altstack.0, flags: told.altstack.1, size: told.altstack.2 },
+        robust_list: robust_list(tid)?,
+        rseq: rseq.map(|r| Rseq { addr: r.rseq_abi_pointer, len: r.rseq_abi_size, sig: r.signature }),
+        clear_child_tid: told.clear_child_tid,
+        pdeath_signal: told.pdeath_signal,
+        sched: scheduling(tid, told)?,
+        creds: creds(&status, told.securebits),
+        seccomp: seccomp(tracees, tid, status.seccomp)?,
+    })
+}
+
+fn comm(pid: i32, tid: Tid) -> Result<Vec<u8>> {
+    let mut name = std::fs::read(format!("/proc/{pid}/task/{tid}/comm")).of(tid, "reading its name")?;
+    if name.last() == Some(&b'\n') {
+        name.pop();
+    }
+    Ok(name)
+}
+
+fn words(r: &pc_trace::Regs) -> Regs {
+    [
+        r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi,
+        r.rdi, r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,
+    ]
+}
+
+/// None where the kernel has none (a thread that never set one has a null head).
+fn robust_list(tid: Tid) -> Result<(u64, u64)> {
+    let (head, len) = sched::get_robust_list(tid).of(tid, "reading its robust list")?;
+    Ok(if head == 0 { (0, 0) } else { (head, len) })
+}
+
+fn scheduling(tid: Tid, told: &ThreadTold) -> Result<Sched> {
+    const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
+    const SCHED_RESET_ON_FORK: u32 = 0x4000_0000;
+    let attr = sched::sched_getattr(tid).of(tid, "reading its scheduling")?;
+    let reset = if attr.flags & SCHED_FLAG_RESET_ON_FORK != 0 { SCHED_RESET_ON_FORK } else { 0 };
+    Ok(Sched {
+        policy: attr.policy | reset,
+        nice: attr.nice,
+        priority: attr.priority,
+        deadline: [attr.runtime, attr.deadline, attr.period],
+        affinity: affinity(tid)?,
+        ioprio: sched::ioprio_get(tid).of(tid, "reading its I/O priority")?,
+        timer_slack: told.timer_slack,
+    })
+}
+
+/// Empty if the thread may run on every CPU that is there.
+fn affinity(tid: Tid) -> Result<Vec<u8>> {
+    let mask = sched::sched_getaffinity(tid).of(tid, "reading its CPU affinity")?;
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    let all = parse_cpus(&online);
+    let may = |cpu: usize| mask.get(cpu / 8).is_some_and(|byte| byte & (1 << (cpu % 8)) != 0);
+    Ok(if !all.is_empty() && all.into_iter().all(may) { Vec::new() } else { mask })
+}
+
+/// `0-3,5`
+fn parse_cpus(list: &str) -> Vec<usize> {
+    let ranges = list.trim().split(',').filter_map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse::<usize>().ok()?..=last.parse::<usize>().ok()?)
+    });
+    ranges.flatten().collect()
+}
+
+fn creds(status: &Status, securebits: u32) -> Creds {
+    let [cap_inheritable, cap_permitted, cap_effective, cap_bounding, cap_ambient] = status.caps;
+    Creds {
+        uids: status.uids,
+        gids: status.gids,
+        groups: status.groups.clone(),
+        cap_inheritable,
+        cap_permitted,
+        cap_effective,
+        cap_bounding,
+        cap_ambient,
+        securebits,
+        no_new_privs: status.no_new_privs,
+    }
+}
+
+fn seccomp(tracees: &Tracees, tid: Tid, mode: u32) -> Result<Seccomp> {
+    match mode {
+        0 => Ok(Seccomp::Disabled),
+        1 => Ok(Seccomp::Strict),
+        2 => {
+            let mut filters = Vec::new();
+            while let Some(filter) = tracees.seccomp_filter(tid, filters.len()).map_err(CaptureError::from)? {
+                filters.push(SeccompFilter { insns: filter.insns, flags: filter.flags });
+            }
+            // The kernel counts from the newest; they are installed from the oldest.
+            filters.reverse();
+            Ok(Seccomp::Filter(filters))
+        }
+        other => {
+            unsupported(tracees.pid(), None, format!("thread {tid} has seccomp in the unknown mode {other}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_lists_are_read() {
+        assert_eq!(parse_cpus("0-2,5\n"), [0, 1, 2, 5]);
+        assert!(parse_cpus("").is_empty());
+    }
+}
