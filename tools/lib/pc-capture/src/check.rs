@@ -39,10 +39,12 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
     let pidfd = pidfd::pidfd_open(pid).map_err(|_| CaptureError::NoProcess(pid))?;
     let mut files = Files::new(pid);
     let mut bad = family(pid)?;
-    let mut known = memory::read_known(pid)?;
-    let areas = memory::read_areas(pid, &mut known, u64::MAX)?;
+    let known = memory::read_known(pid)?;
+    // Not from /proc/PID/maps: the process runs, and what is mapped may be another thing by then.
+    let mut areas: Vec<_> = known.values().map(|(area, _)| area).collect();
+    areas.sort_unstable_by_key(|area| area.start);
     let mut vmas = Vec::with_capacity(areas.len());
-    for area in &areas {
+    for area in areas {
         match memory::vma(pid, area, &known, &mut files) {
             Ok(vma) => vmas.push(vma),
             Err(CaptureError::Unsupported(list)) => bad.extend(list),
