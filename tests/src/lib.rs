@@ -1,1 +1,190 @@
-//! Helpers of the end-to-end tests.
+//! Helpers of the end-to-end tests: where the programs are, guests that end with their guard, what /proc says of them.
+//!
+//! One test: `./tests/run -p pc-tests --test dumps -- a_name_or_a_part_of_it` (as root).
+
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A built program of the workspace: it stands beside the folder of the tests.
+pub fn program(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("a program");
+    let path = own.parent().and_then(Path::parent).expect("a target folder").join(name);
+    assert!(path.exists(), "{name} is not built: cargo build --workspace --bins");
+    path
+}
+
+/// Runs a tool to its end, its output kept.
+pub fn run(tool: &str, args: &[&str]) -> Output {
+    let tool = program(tool);
+    Command::new(tool).args(args).stdin(Stdio::null()).output().expect("the tool runs")
+}
+
+/// What a tool said on stderr.
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A folder that goes with its guard.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// A new folder that only its owner may read.
+    pub fn new() -> Folder {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("pc-tests-{}-{n}", std::process::id()));
+        fs::create_dir(&path).expect("a new folder");
+        Folder(path)
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Default for Folder {
+    fn default() -> Self {
+        Folder::new()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A child that is killed and reaped with its guard.
+pub struct Guest(Child);
+
+impl Guest {
+    /// Starts a program apart from the terminal and the descriptors of the test.
+    pub fn start(command: &mut Command) -> Guest {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Guest(command.spawn().expect("the guest starts"))
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+
+    /// Its process as an argument.
+    pub fn arg(&self) -> String {
+        self.pid().to_string()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).expect("the guest is there");
+    }
+
+    /// Waits until it ends.
+    pub fn ended(&mut self, limit: Duration) -> Option<i32> {
+        let mut code = None;
+        wait_for("the guest's end", limit, || match self.0.try_wait().expect("wait") {
+            Some(status) => {
+                code = status.code();
+                true
+            }
+            None => false,
+        });
+        code
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until something holds; fails with its name when it does not in time.
+pub fn wait_for(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < limit, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A field of /proc/PID/status.
+pub fn status(pid: i32, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.expect("a field of status").trim().to_owned()
+}
+
+/// What an injection could leave behind in a process: its mappings, tracer, mask, handlers and descriptors.
+pub fn traces(pid: i32) -> Vec<String> {
+    let mut all: Vec<_> = ["TracerPid", "Threads", "SigBlk", "SigIgn", "SigCgt", "Seccomp"]
+        .iter()
+        .map(|field| format!("{field} {}", status(pid, field)))
+        .collect();
+    all.push(fs::read_to_string(format!("/proc/{pid}/maps")).expect("maps"));
+    let fds = fs::read_dir(format!("/proc/{pid}/fd")).expect("fds").map(|fd| {
+        let fd = fd.expect("a descriptor").path();
+        format!("{} {:?}", fd.display(), fs::read_link(&fd).ok())
+    });
+    let mut fds: Vec<_> = fds.collect();
+    fds.sort();
+    all.extend(fds);
+    all
+}
+
+/// The writing guest, with its heartbeat.
+pub struct Writer {
+    /// The process.
+    pub guest: Guest,
+    folder: Folder,
+}
+
+impl Writer {
+    /// Starts it and waits for its first beats.
+    pub fn start() -> Writer {
+        let folder = Folder::new();
+        let guest = Guest::start(Command::new(program("guest-writer")).arg(folder.file("report")));
+        let writer = Writer { guest, folder };
+        writer.goes_on();
+        writer
+    }
+
+    /// How often every thread of it has gone round.
+    pub fn beats(&self) -> u64 {
+        let text = fs::read_to_string(self.folder.file("report.beat")).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    }
+
+    /// What it complained of.
+    pub fn report(&self) -> String {
+        fs::read_to_string(self.folder.file("report")).unwrap_or_default()
+    }
+
+    /// Fails unless every thread goes round several times more.
+    pub fn goes_on(&self) {
+        let before = self.beats();
+        wait_for("the guest goes on", Duration::from_secs(20), || {
+            let report = self.report();
+            assert!(report.is_empty(), "{report}");
+            self.beats() > before + 3
+        });
+    }
+
+    /// Ends it with its last check.
+    pub fn end(mut self) {
+        self.guest.signal(Signal::SIGTERM);
+        let code = self.guest.ended(Duration::from_secs(20));
+        let report = self.report();
+        assert!(code == Some(0) && report.starts_with("OK"), "exit {code:?}: {report}");
+    }
+}
