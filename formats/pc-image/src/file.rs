@@ -26,7 +26,7 @@ pub struct File {
 }
 
 /// How alike the file at the destination has to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum FileNeed {
     /// Mapped, executed or opened read-only: the same build id, else the same size and mtime.
     Same,

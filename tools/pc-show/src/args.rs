@@ -86,7 +86,7 @@ fn parse_hex(text: &str) -> Result<Needle, String> {
         .filter(|c| !c.is_whitespace() && *c != ':')
         .map(|c| c.to_digit(16).map(|d| d as u8).ok_or_else(|| format!("'{c}' is no hex digit")))
         .collect::<Result<_, _>>()?;
-    if digits.is_empty() || digits.len() % 2 != 0 {
+    if digits.is_empty() || !digits.len().is_multiple_of(2) {
         return Err("an even number of hex digits is wanted".to_owned());
     }
     Ok(Needle(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect()))

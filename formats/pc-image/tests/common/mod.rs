@@ -182,6 +182,7 @@ fn states() -> Vec<Record> {
         thp_disable: false,
         coredump_filter: 0x33,
         lock_future: 0,
+        guards: vec![(0x7000, 0x8000)],
     };
     let state = TaskState {
         task: TaskId(0),

@@ -82,7 +82,7 @@ impl<'a> Fds<'a> {
             stopped,
             all,
             pipes,
-            unix: unix::Sockets::default(),
+            unix: unix::Sockets,
             externals: external::Names::default(),
         })
     }

@@ -1,6 +1,6 @@
 //! Threads: registers and all that the kernel keeps for each.
 
-use pc_image::{AltStack, Creds, Regs, Restart, Rseq, Sched, Seccomp, SeccompFilter, TaskId, Thread};
+use pc_image::{AltStack, Creds, Regs, Rseq, Sched, Seccomp, SeccompFilter, TaskId, Thread};
 use pc_sys::sched;
 use pc_trace::{Tid, Tracees, xstate};
 

@@ -1,1 +1,45 @@
-//! pc-rebuild
+//! Records -> a process.
+//!
+//! [`restore`] takes records from a source as they come. The first of them make a *husk*: a stopped process with the
+//! right pid that holds nothing, mapped and filled by remote system calls. Each round is applied to it in place; what
+//! belongs to the process beside its memory (threads, descriptors, signals, …) is kept, the latest word counting, and
+//! built when the stream is complete. Nothing runs before the stream was committed and has ended. Any failure before
+//! that leaves nothing behind.
+//!
+//! A kind of kernel object has one file of the same name here, in `pc-image` and in `pc-capture`.
+
+#![forbid(unsafe_code)]
+
+mod clocks;
+mod creds;
+mod engine;
+mod epoll;
+mod error;
+mod eventfd;
+mod external;
+mod fdtable;
+mod file;
+mod image;
+mod inet;
+mod kept;
+mod layout;
+mod machine;
+mod memory;
+mod newborn;
+mod openfile;
+mod pipe;
+mod regular;
+mod running;
+mod settings;
+mod signal;
+mod signalfd;
+mod task;
+mod thread;
+mod timerfd;
+mod unix;
+mod writers;
+
+pub use engine::restore;
+pub use error::RebuildError;
+pub use running::{Restored, Times};
+pub use settings::{Attach, Notices, Settings};

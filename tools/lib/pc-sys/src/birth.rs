@@ -26,8 +26,8 @@ pub struct Birth<'a> {
     pub new_session: bool,
 }
 
-/// Forks a child that keeps nothing but its socket and its memory, and pauses for ever. It dies with its parent until
-/// somebody takes hold of it. Gives its pid; `EEXIST` where the pid is taken.
+/// Forks a child that keeps nothing but its socket and its memory, says one byte through it, and pauses for ever. It
+/// dies with its parent until somebody takes hold of it. Gives its pid; `EEXIST` where the pid is taken.
 pub fn fork_husk(birth: Birth<'_>) -> io::Result<i32> {
     // SAFETY: the child runs `husk` alone, which makes only raw system calls and never returns.
     match unsafe { clone3_fork(0, birth.set_tid) }? {
@@ -78,6 +78,8 @@ fn husk(socket: i32, new_session: bool) -> ! {
     if new_session {
         raw(libc::SYS_setsid, [0; 5]);
     }
+    let ready = 1u8;
+    raw(libc::SYS_write, [HUSK_SOCKET as u64, std::ptr::from_ref(&ready) as u64, 1, 0, 0]);
     loop {
         raw(libc::SYS_pause, [0; 5]);
     }

@@ -9,10 +9,10 @@ use crate::check;
 pub fn getsockopt(fd: BorrowedFd<'_>, level: i32, name: i32, max: usize) -> io::Result<Vec<u8>> {
     let mut value = vec![0u8; max];
     let mut len = max as libc::socklen_t;
+    let room = value.as_mut_ptr().cast();
     // SAFETY: the kernel writes at most `len` bytes to `value` and tells how many.
-    check(
-        unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &mut len) }.into(),
-    )?;
+    let ret = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, room, &mut len) };
+    check(ret.into())?;
     value.truncate(len as usize);
     Ok(value)
 }
@@ -28,5 +28,6 @@ pub fn getsockopt_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i
 pub fn setsockopt(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
     let len = value.len() as libc::socklen_t;
     // SAFETY: the kernel reads `len` bytes of `value`.
-    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), len) }.into()).map(drop)
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), len) }.into())
+        .map(drop)
 }

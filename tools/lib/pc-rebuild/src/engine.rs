@@ -1,0 +1,359 @@
+//! The state machine: fed by items as they arrive.
+//!
+//! Machine, task, space and files are judged as they come. The first mapping change makes the husk; mappings, zaps and
+//! pages are applied to it as they come, all else is kept, the latest word counting. While rounds are only kept
+//! (`start_round`, `no_pipeline`), the same happens at the first round that is not, or at the end. When the stream was
+//! committed and has ended, the rest is built and the process is let go.
+
+use std::time::{Duration, Instant};
+
+use pc_image::{Item, MapChange, Pages, Record, Source, SpaceId, SpaceKind};
+
+use crate::error::{Context, RebuildError};
+use crate::image::Image;
+use crate::kept::Kept;
+use crate::memory::{self, Memory};
+use crate::newborn::{self, Newborn};
+use crate::openfile::AtRelease;
+use crate::running::{Restored, Times};
+use crate::settings::{Notices, Settings};
+use crate::thread::Tids;
+use crate::{clocks, creds, fdtable, file, machine, openfile, signal, task, thread};
+
+/// Page data of a record made from kept pages, in bytes.
+const RECORD: usize = 1 << 20;
+
+/// Restores the process that `source` describes. Must be called on a thread that lives as long as the process is not to
+/// die with it (a parent-death signal is sent by the thread that made the child).
+pub fn restore(
+    settings: &Settings,
+    source: &mut dyn Source,
+    notices: Notices<'_>,
+) -> Result<Restored, RebuildError> {
+    let mut engine = Engine::new(settings);
+    let start = Instant::now();
+    while let Some(item) = next(settings, source)? {
+        let began = Instant::now();
+        engine.take(item)?;
+        engine.times.apply += began.elapsed();
+        if let Some(husk) = &mut engine.husk {
+            husk.1.writers.take_free().into_iter().for_each(|buffer| source.recycle(buffer));
+        }
+    }
+    engine.times.receive = start.elapsed();
+    engine.finish(notices)
+}
+
+/// The next item; a read cut short by a signal that tells us to stop is no error of the stream.
+fn next(settings: &Settings, source: &mut dyn Source) -> Result<Option<Item>, RebuildError> {
+    settings.check_cancel()?;
+    let item = source.next();
+    settings.check_cancel()?;
+    Ok(item?)
+}
+
+struct Engine<'a> {
+    settings: &'a Settings,
+    image: Image,
+    husk: Option<(Newborn, Memory)>,
+    kept: Kept,
+    keeping: bool,
+    pages: u64,
+    times: Times,
+}
+
+impl<'a> Engine<'a> {
+    fn new(settings: &'a Settings) -> Self {
+        Self {
+            settings,
+            image: Image::default(),
+            husk: None,
+            kept: Kept::default(),
+            keeping: settings.no_pipeline || settings.start_round > 0,
+            pages: 0,
+            times: Times::default(),
+        }
+    }
+
+    fn take(&mut self, item: Item) -> Result<(), RebuildError> {
+        let record = match item {
+            Item::Pages(pages) => return self.take_pages(pages),
+            Item::Record(record) => *record,
+        };
+        match &record {
+            Record::Machine(machine) => machine::judge(machine)?,
+            Record::File(file) => file::judge(file)?,
+            Record::Space(space) => self.judge_space(&space.kind)?,
+            Record::RoundBegin(round) if self.keeping && !self.settings.no_pipeline
+                && round.number >= self.settings.start_round => {
+                    self.stop_keeping()?;
+                }
+            Record::RoundEnd(_) => {
+                if let Some((_, memory)) = &mut self.husk {
+                    memory.round_done()?;
+                }
+            }
+            Record::MapChange(change) => self.change(change)?,
+            Record::Zap(zap) => {
+                self.check_space(zap.space)?;
+                self.kept.forget(&zap.ranges);
+                if let Some((newborn, memory)) = &mut self.husk {
+                    memory.zap(newborn, &zap.ranges)?;
+                }
+            }
+            Record::ZeroPages(zero) => {
+                self.check_space(zero.space)?;
+                self.check_ranges(&zero.ranges)?;
+                match &mut self.husk {
+                    Some((newborn, memory)) => memory.zero(newborn, &self.image, &zero.ranges)?,
+                    None => self.kept.zero(&zero.ranges),
+                }
+            }
+            _ => {}
+        }
+        self.image.take(record)
+    }
+
+    fn judge_space(&self, kind: &SpaceKind) -> Result<(), RebuildError> {
+        match kind {
+            SpaceKind::Mm => Ok(()),
+            SpaceKind::Shm { name, .. } => {
+                Err(RebuildError::Unsupported(format!("shared memory ({name}) is not supported")))
+            }
+        }
+    }
+
+    fn check_space(&self, space: SpaceId) -> Result<(), RebuildError> {
+        match self.image.task()?.space {
+            Some(own) if own == space => Ok(()),
+            _ => {
+                Err(RebuildError::Unsupported(format!("pages of space {}, which is not the task's", space.0)))
+            }
+        }
+    }
+
+    fn check_ranges(&self, ranges: &[(u64, u64)]) -> Result<(), RebuildError> {
+        ranges.iter().try_for_each(|&(start, end)| memory::pieces(&self.image, start, end).map(drop))
+    }
+
+    fn change(&mut self, change: &MapChange) -> Result<(), RebuildError> {
+        self.check_space(change.space)?;
+        self.image.change(change);
+        self.kept.forget(&change.unmap);
+        if self.keeping {
+            return Ok(());
+        }
+        if self.husk.is_none() {
+            return self.build();
+        }
+        match &mut self.husk {
+            Some((newborn, memory)) => memory.change(newborn, &self.image, change),
+            None => Ok(()),
+        }
+    }
+
+    fn take_pages(&mut self, pages: Pages) -> Result<(), RebuildError> {
+        self.check_space(pages.space)?;
+        self.pages += pages.runs.iter().map(|run| run.pages).sum::<u64>();
+        match &mut self.husk {
+            Some((newborn, memory)) => memory.pages(newborn, &self.image, pages),
+            None => {
+                memory::split(&self.image, &pages.runs, pages.data().len())?;
+                self.kept.pages(pages);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes the husk with all mappings that are known.
+    fn build(&mut self) -> Result<(), RebuildError> {
+        let task = self.image.task()?;
+        self.image.machine()?;
+        let space = task.space.ok_or_else(|| RebuildError::Unsupported("a zombie".into()))?;
+        if !self.settings.new_pid_ns {
+            let taken = task.tids.iter().find_map(|tid| Some((*tid, newborn::holder_of(*tid)?)));
+            if let Some((pid, holder)) = taken {
+                return Err(RebuildError::PidTaken { pid, holder });
+            }
+        }
+        let vmas: Vec<_> = self.image.vmas.values().cloned().collect();
+        let new_session = task::own_session(task, self.settings) && !self.settings.new_pid_ns
+            || self.settings.detach && self.settings.new_pid_ns;
+        let mut newborn = newborn::make(self.settings, task.pid, &vmas, new_session)?;
+        let mut memory = Memory::new(space, &newborn)?;
+        let whole = MapChange { space, unmap: Vec::new(), map: vmas, modify: Vec::new() };
+        memory.change(&mut newborn, &self.image, &whole)?;
+        self.husk = Some((newborn, memory));
+        Ok(())
+    }
+
+    /// From here on everything is applied at once, beginning with what was kept.
+    fn stop_keeping(&mut self) -> Result<(), RebuildError> {
+        if !self.keeping {
+            return Ok(());
+        }
+        self.keeping = false;
+        if self.image.vmas.is_empty() {
+            return Ok(());
+        }
+        self.build()?;
+        let kept = std::mem::take(&mut self.kept);
+        let Some((newborn, memory)) = &mut self.husk else { return Ok(()) };
+        memory.zero(newborn, &self.image, &kept.zero_ranges())?;
+        for pages in kept.into_records(memory.space, RECORD) {
+            memory.pages(newborn, &self.image, pages)?;
+        }
+        memory.round_done()
+    }
+
+    fn finish(mut self, notices: Notices<'_>) -> Result<Restored, RebuildError> {
+        let last_byte = Instant::now();
+        if !self.image.committed {
+            return Err(RebuildError::NotCommitted);
+        }
+        self.stop_keeping()?;
+        let Some((mut newborn, mut memory)) = self.husk.take() else {
+            return Err(RebuildError::Contradiction("a process without mappings".into()));
+        };
+        memory.settle()?;
+        drop(memory);
+        self.times.apply += last_byte.elapsed();
+        self.settings.check_cancel()?;
+        let mut later = Finisher { image: &self.image, settings: self.settings, newborn: &mut newborn }
+            .run(&mut self.times, notices)?;
+        self.settings.check_cancel()?;
+        let began = Instant::now();
+        let (pid, threads) = (newborn.husk.pid(), self.image.threads.len());
+        later.listen()?;
+        let stopped = self.settings.leave_stopped
+            || self.image.task_state.as_ref().is_some_and(|state| state.stopped.is_some());
+        newborn.husk.release(stopped).what("letting the process run")?;
+        later.done();
+        self.times.release = began.elapsed();
+        self.times.restore = last_byte.elapsed();
+        let init = newborn.init.map(|init| init.release(self.settings.detach)).transpose()?;
+        Ok(Restored { pid, init, threads, pages: self.pages, times: self.times })
+    }
+}
+
+/// Builds all that is not memory.
+struct Finisher<'a> {
+    image: &'a Image,
+    settings: &'a Settings,
+    newborn: &'a mut Newborn,
+}
+
+fn absent(what: &str) -> RebuildError {
+    RebuildError::Contradiction(format!("{what} was never sent"))
+}
+
+impl Finisher<'_> {
+    fn run(&mut self, times: &mut Times, notices: Notices<'_>) -> Result<AtRelease, RebuildError> {
+        let image = self.image;
+        let task = image.task()?;
+        let state = image.task_state.as_ref().ok_or_else(|| absent("the state of the task"))?;
+        let mm = image.mm_state.as_ref().ok_or_else(|| absent("the state of the address space"))?;
+        let table = image.fd_table.as_ref().ok_or_else(|| absent("the table of descriptors"))?;
+        let sigs = image.sig_table.as_ref().ok_or_else(|| absent("the table of signal actions"))?;
+        if !image.threads.contains_key(&task.pid) {
+            return Err(absent("the main thread"));
+        }
+        let mut lap = Lap(Instant::now());
+        task::session(self.newborn, task, self.settings, notices)?;
+        let wait = self.enter_time()?;
+        task::surroundings(self.newborn, image, state)?;
+        task::mm(self.newborn, image, mm)?;
+        memory::lock(self.newborn, image)?;
+        times.apply += lap.take();
+        let (built, later) = openfile::build_all(image, self.settings, notices)?;
+        fdtable::install(self.newborn, table, &built)?;
+        drop(built);
+        openfile::finish(self.newborn, image, table)?;
+        times.descriptors = lap.take();
+        signal::actions(&mut self.newborn.husk, sigs)?;
+        let tids = thread::make(&mut self.newborn.husk, task.pid, &image.threads)?;
+        thread::equip(&mut self.newborn.husk, &tids, &image.threads)?;
+        task::timers(&mut self.newborn.husk, state)?;
+        self.pending(&tids, task.pid)?;
+        task::limits(&mut self.newborn.husk, state, notices)?;
+        task::by_proc(self.newborn.husk.pid(), state, mm, notices)?;
+        self.restrain(&tids, notices)?;
+        task::mm_last(&mut self.newborn.husk, mm, notices)?;
+        thread::registers(&mut self.newborn.husk, &tids, &image.threads)?;
+        self.newborn.husk.unmap_scratch(self.newborn.vdso).what("leaving the process")?;
+        self.urgent(&tids)?;
+        if let Some(time) = wait {
+            std::thread::sleep(time);
+        }
+        times.threads = lap.take();
+        Ok(later)
+    }
+
+    /// Lets the clocks go on. Gives how long to wait so that none goes back.
+    fn enter_time(&mut self) -> Result<Option<Duration>, RebuildError> {
+        let machine = self.image.machine()?;
+        let own = clocks::own_offsets();
+        let readings = &self.image.clocks;
+        let needed = clocks::needed(&machine.boot_id, &clocks::boot_id(), own, readings);
+        if let Some(offsets) = needed {
+            let namespace = clocks::make_namespace(offsets)?;
+            task::enter_time(self.newborn, &namespace)?;
+        }
+        let offsets = needed.unwrap_or_default();
+        let now = clocks::Reading::now()?;
+        let behind = readings.iter().map(|(there, _)| {
+            let monotonic = there.monotonic - (now.monotonic + offsets.monotonic);
+            monotonic.max(there.boottime - (now.boottime + offsets.boottime))
+        });
+        let behind = behind.max().unwrap_or(0);
+        Ok((behind > 0).then(|| Duration::from_nanos(behind.unsigned_abs())))
+    }
+
+    fn pending(&mut self, tids: &Tids, pid: u32) -> Result<(), RebuildError> {
+        let (image, husk) = (self.image, &mut self.newborn.husk);
+        let shared = image.task_state.as_ref().map_or(&[][..], |state| &state.pending);
+        let calls = signal::pending(husk, pid, None, shared)?;
+        husk.batch_ok(husk.pid(), &calls).what("queueing pending signals")?;
+        husk.reset();
+        for thread in image.threads.values().filter(|t| !t.pending.is_empty()) {
+            let calls = signal::pending(husk, pid, Some(thread.tid), &thread.pending)?;
+            husk.batch_ok(tids[&thread.tid], &calls).what("queueing pending signals")?;
+            husk.reset();
+        }
+        Ok(())
+    }
+
+    /// The pending signals that remote calls would swallow.
+    fn urgent(&mut self, tids: &Tids) -> Result<(), RebuildError> {
+        let pid = self.newborn.husk.pid();
+        let shared = self.image.task_state.as_ref().is_some_and(|state| signal::urgent(&state.pending));
+        let threads = self.image.threads.values().filter(|t| signal::urgent(&t.pending));
+        let threads: Vec<_> = threads.map(|t| tids[&t.tid]).collect();
+        if shared || !threads.is_empty() {
+            self.newborn.husk.prepare_release()?;
+        }
+        if shared {
+            signal::send_urgent(pid, None)?;
+        }
+        threads.into_iter().try_for_each(|tid| signal::send_urgent(pid, Some(tid)))
+    }
+
+    fn restrain(&mut self, tids: &Tids, notices: Notices<'_>) -> Result<(), RebuildError> {
+        let own = creds::own()?;
+        let keep = !self.settings.detach;
+        if !keep && self.image.threads.values().any(|t| t.pdeath_signal != 0) {
+            notices("its parent-death signal is dropped: its parent here is gone at once");
+        }
+        thread::restrain(&mut self.newborn.husk, tids, &self.image.threads, &own, keep)
+    }
+}
+
+/// Time since the last lap.
+struct Lap(Instant);
+
+impl Lap {
+    fn take(&mut self) -> Duration {
+        let now = Instant::now();
+        now - std::mem::replace(&mut self.0, now)
+    }
+}

@@ -1,0 +1,94 @@
+//! Descriptors whose other end was outside the image.
+
+use std::io::IsTerminal;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use pc_image::{ExternalFile, ExternalKind, OpenFile};
+
+use crate::error::{Context, RebuildError};
+use crate::openfile::reopen;
+use crate::settings::{Attach, Notices, Settings};
+
+/// What it becomes here.
+pub fn build(
+    open: &OpenFile,
+    external: &ExternalFile,
+    settings: &Settings,
+    notices: Notices<'_>,
+) -> Result<OwnedFd, RebuildError> {
+    let flags = open.flags as i32;
+    match settings.attach.get(&external.id) {
+        Some(Attach::Null) => null(flags),
+        Some(Attach::Path(path)) => open_path(path, flags),
+        Some(Attach::Fd(fd)) => again(fd.as_fd(), flags),
+        None => by_default(external, flags, notices),
+    }
+}
+
+fn by_default(external: &ExternalFile, flags: i32, notices: Notices<'_>) -> Result<OwnedFd, RebuildError> {
+    match external.kind {
+        ExternalKind::Terminal => match terminal() {
+            Some(tty) => again(tty.as_fd(), flags),
+            None => {
+                notices(&format!("{} becomes /dev/null: there is no terminal here", external.id));
+                null(flags)
+            }
+        },
+        ExternalKind::PipeRead => {
+            notices(&format!("{} becomes /dev/null", external.id));
+            null(flags)
+        }
+        ExternalKind::PipeWrite => {
+            notices(&format!("{} becomes our stderr", external.id));
+            again(std::io::stderr().as_fd(), flags)
+        }
+    }
+}
+
+fn null(flags: i32) -> Result<OwnedFd, RebuildError> {
+    open_path(Path::new("/dev/null"), flags)
+}
+
+/// Opens a path with the access that the process had; what is a file is appended to.
+fn open_path(path: &Path, flags: i32) -> Result<OwnedFd, RebuildError> {
+    let access = flags & libc::O_ACCMODE;
+    let keep = flags & (libc::O_NONBLOCK | libc::O_APPEND);
+    let file = std::fs::OpenOptions::new()
+        .read(access != libc::O_WRONLY)
+        .write(access != libc::O_RDONLY)
+        .create(access != libc::O_RDONLY)
+        .truncate(false)
+        .custom_flags(keep | libc::O_NOCTTY | appending(path, access))
+        .mode(0o600)
+        .open(path);
+    Ok(file.what_of(|| format!("opening {}", path.display()))?.into())
+}
+
+fn appending(path: &Path, access: i32) -> i32 {
+    let special =
+        std::fs::metadata(path).is_ok_and(|m| m.file_type().is_char_device() || m.file_type().is_fifo());
+    if special || access == libc::O_RDONLY { 0 } else { libc::O_APPEND }
+}
+
+/// A descriptor of ours, opened anew where that can be done, so that its flags are not the caller's.
+fn again(fd: BorrowedFd<'_>, flags: i32) -> Result<OwnedFd, RebuildError> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let append = appending(Path::new(&path), flags & libc::O_ACCMODE);
+    match reopen(&fd, flags | append) {
+        Ok(fd) => Ok(fd),
+        // Sockets cannot be opened anew.
+        Err(_) => fd.try_clone_to_owned().what("duplicating a descriptor"),
+    }
+}
+
+/// The caller's terminal, by one of our standard descriptors.
+fn terminal() -> Option<OwnedFd> {
+    let streams = [
+        (std::io::stderr().is_terminal(), std::io::stderr().as_fd().try_clone_to_owned()),
+        (std::io::stdin().is_terminal(), std::io::stdin().as_fd().try_clone_to_owned()),
+        (std::io::stdout().is_terminal(), std::io::stdout().as_fd().try_clone_to_owned()),
+    ];
+    streams.into_iter().find_map(|(is, fd)| if is { fd.ok() } else { None })
+}

@@ -1,0 +1,181 @@
+//! Files by path: judged, and opened.
+
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use pc_image::{File, FileNeed};
+
+use crate::error::{Context, RebuildError};
+
+const KIND: u32 = libc::S_IFMT;
+
+/// Its path.
+pub fn path_of(file: &File) -> &Path {
+    Path::new(OsStr::from_bytes(&file.path))
+}
+
+/// Refuses a file that is not what the process needs.
+pub fn judge(file: &File) -> Result<(), RebuildError> {
+    let path = path_of(file);
+    let refuse = |why: String| Err(RebuildError::Unsupported(format!("{}: {why}", path.display())));
+    if !path.is_absolute() {
+        return refuse("the path is not absolute".into());
+    }
+    let meta = match fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(err) => return refuse(format!("{err} (the process uses it)")),
+    };
+    if meta.mode() & KIND != file.mode & KIND {
+        return refuse("it is of another kind here".into());
+    }
+    match file.need {
+        FileNeed::Same => same(file, path, &meta),
+        FileNeed::Exists => Ok(()),
+        FileNeed::Kind if is_device(file.mode) && meta.rdev() != file.rdev => {
+            refuse("it is another device here".into())
+        }
+        FileNeed::Kind => Ok(()),
+    }
+}
+
+fn is_device(mode: u32) -> bool {
+    matches!(mode & KIND, libc::S_IFCHR | libc::S_IFBLK)
+}
+
+fn same(file: &File, path: &Path, meta: &Metadata) -> Result<(), RebuildError> {
+    let refuse = |why: String| Err(RebuildError::Unsupported(format!("{}: {why}", path.display())));
+    if let Some(wanted) = &file.build_id {
+        let here = build_id(path).what_of(|| format!("reading {}", path.display()))?;
+        return if here.as_ref() == Some(wanted) {
+            Ok(())
+        } else {
+            refuse("it has another build id here".into())
+        };
+    }
+    if meta.size() != file.size {
+        return refuse(format!("it has {} bytes here, {} at the source", meta.size(), file.size));
+    }
+    if mtime(meta) != file.mtime {
+        return refuse("it was modified at another time than at the source".into());
+    }
+    Ok(())
+}
+
+fn mtime(meta: &Metadata) -> i64 {
+    meta.mtime() * 1_000_000_000 + meta.mtime_nsec()
+}
+
+/// A writable file has to reach at least to the offset that a descriptor has.
+pub fn judge_offset(file: &File, offset: u64) -> Result<(), RebuildError> {
+    let path = path_of(file);
+    let meta = fs::metadata(path).what_of(|| format!("looking at {}", path.display()))?;
+    if meta.mode() & KIND == libc::S_IFREG && meta.size() < offset.min(file.size) {
+        return Err(RebuildError::Unsupported(format!(
+            "{}: it has only {} bytes here, and the process is at {offset}",
+            path.display(),
+            meta.size()
+        )));
+    }
+    Ok(())
+}
+
+/// Opens it with these flags of open(2), never becoming anybody's controlling terminal, never creating anything.
+pub fn open(file: &File, flags: i32) -> Result<OwnedFd, RebuildError> {
+    let path = path_of(file);
+    let access = flags & libc::O_ACCMODE;
+    let rest = flags & !(libc::O_ACCMODE | libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC);
+    let opened = fs::OpenOptions::new()
+        .read(access != libc::O_WRONLY)
+        .write(access != libc::O_RDONLY)
+        .custom_flags(rest | libc::O_NOCTTY | libc::O_CLOEXEC)
+        .open(path);
+    Ok(opened.what_of(|| format!("opening {}", path.display()))?.into())
+}
+
+/// The GNU build id of an ELF file.
+fn build_id(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let elf = fs::File::open(path)?;
+    let mut header = [0u8; 64];
+    if elf.read_exact_at(&mut header, 0).is_err() || header[..4] != *b"\x7fELF" || header[4] != 2 {
+        return Ok(None);
+    }
+    let phoff = word(&header, 32, 8);
+    let (phentsize, phnum) = (word(&header, 54, 2), word(&header, 56, 2));
+    if phentsize != 56 {
+        return Ok(None);
+    }
+    let mut programs = vec![0u8; (phentsize * phnum) as usize];
+    if elf.read_exact_at(&mut programs, phoff).is_err() {
+        return Ok(None);
+    }
+    const PT_NOTE: u64 = 4;
+    for program in programs.chunks_exact(56).filter(|p| word(p, 0, 4) == PT_NOTE) {
+        let mut notes = vec![0u8; word(program, 32, 8).min(1 << 16) as usize];
+        if elf.read_exact_at(&mut notes, word(program, 8, 8)).is_err() {
+            continue;
+        }
+        if let Some(id) = find_note(&notes) {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
+/// A little-endian word of `len` bytes; the caller has the bytes.
+fn word(bytes: &[u8], at: usize, len: usize) -> u64 {
+    bytes[at..at + len].iter().rev().fold(0, |w, b| w << 8 | u64::from(*b))
+}
+
+fn find_note(mut notes: &[u8]) -> Option<Vec<u8>> {
+    const NT_GNU_BUILD_ID: u64 = 3;
+    while notes.len() >= 12 {
+        let (namesz, descsz, kind) = (word(notes, 0, 4), word(notes, 4, 4), word(notes, 8, 4));
+        let desc = 12 + namesz.next_multiple_of(4) as usize;
+        let end = desc + descsz as usize;
+        if kind == NT_GNU_BUILD_ID && notes.get(12..16) == Some(b"GNU\0") {
+            return notes.get(desc..end).map(<[u8]>::to_vec);
+        }
+        notes = notes.get(end.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_build_id_is_found_behind_other_notes() {
+        let mut notes = Vec::new();
+        for (kind, desc) in [(1u32, vec![1u8; 16]), (3, vec![7; 20])] {
+            notes.extend(4u32.to_le_bytes());
+            notes.extend((desc.len() as u32).to_le_bytes());
+            notes.extend(kind.to_le_bytes());
+            notes.extend(b"GNU\0");
+            notes.extend(desc);
+        }
+        assert_eq!(find_note(&notes), Some(vec![7; 20]));
+        assert_eq!(find_note(&notes[..40]), None);
+    }
+
+    #[test]
+    fn another_size_is_refused_by_name() {
+        let file = File {
+            id: pc_image::FileId(1),
+            path: b"/proc/self/exe".to_vec(),
+            mode: libc::S_IFREG,
+            size: 1,
+            mtime: 0,
+            rdev: 0,
+            build_id: None,
+            need: FileNeed::Same,
+        };
+        let error = judge(&file).unwrap_err().to_string();
+        assert!(error.contains("/proc/self/exe") && error.contains("1 at the source"), "{error}");
+    }
+}

@@ -1,0 +1,173 @@
+//! What the stream has said so far beside pages: the latest word of each record.
+
+use std::collections::BTreeMap;
+
+use pc_image::{
+    Clocks, FdTable, File, FileId, Machine, MapChange, MmState, OpenFile, OpenFileId, Record, SigTable,
+    SpaceId, SpaceKind, Task, TaskId, TaskState, Thread, Vma,
+};
+
+use crate::error::{RebuildError, missing};
+
+/// Everything known, by number.
+#[derive(Debug, Default)]
+pub struct Image {
+    pub machine: Option<Machine>,
+    pub tasks: BTreeMap<TaskId, Task>,
+    pub spaces: BTreeMap<SpaceId, SpaceKind>,
+    pub files: BTreeMap<FileId, File>,
+    pub vmas: BTreeMap<u64, Vma>,
+    pub mm_state: Option<MmState>,
+    pub sig_table: Option<SigTable>,
+    pub task_state: Option<TaskState>,
+    pub threads: BTreeMap<u32, Thread>,
+    pub fd_table: Option<FdTable>,
+    pub open_files: BTreeMap<OpenFileId, OpenFile>,
+    /// Clock readings with the time at which each arrived, as our own clocks say.
+    pub clocks: Vec<(Clocks, crate::clocks::Reading)>,
+    pub committed: bool,
+}
+
+impl Image {
+    /// Takes a record in. Mapping changes are taken by [`Image::change`], pages elsewhere.
+    pub fn take(&mut self, record: Record) -> Result<(), RebuildError> {
+        match record {
+            Record::Machine(m) => {
+                self.heard(m.clocks)?;
+                self.machine = Some(m);
+            }
+            Record::RoundBegin(r) => self.heard(r.clocks)?,
+            Record::Task(t) => {
+                self.tasks.insert(t.id, t);
+            }
+            Record::TaskGone(id) => {
+                self.tasks.remove(&id);
+            }
+            Record::Space(s) => {
+                self.spaces.insert(s.id, s.kind);
+            }
+            Record::SpaceGone(id) => {
+                self.spaces.remove(&id);
+            }
+            Record::File(f) => {
+                self.files.insert(f.id, f);
+            }
+            Record::MmState(m) => self.mm_state = Some(m),
+            Record::SigTable(t) => self.sig_table = Some(t),
+            Record::TaskState(t) => self.task_state = Some(t),
+            Record::Thread(t) => {
+                self.threads.insert(t.tid, t);
+            }
+            Record::FdTable(t) => self.fd_table = Some(t),
+            Record::OpenFile(o) => {
+                self.open_files.insert(o.id, o);
+            }
+            Record::Commit(_) => self.committed = true,
+            Record::Cancel(c) => return Err(RebuildError::Cancelled(c.reason)),
+            Record::RoundEnd(_) | Record::MapChange(_) | Record::Zap(_) | Record::ZeroPages(_) => {}
+        }
+        Ok(())
+    }
+
+    fn heard(&mut self, clocks: Clocks) -> Result<(), RebuildError> {
+        self.clocks.push((clocks, crate::clocks::Reading::now()?));
+        Ok(())
+    }
+
+    /// Follows a mapping change.
+    pub fn change(&mut self, change: &MapChange) {
+        for &(start, end) in &change.unmap {
+            self.cut(start, end);
+        }
+        for vma in change.map.iter().chain(&change.modify) {
+            self.cut(vma.start, vma.end);
+            self.vmas.insert(vma.start, vma.clone());
+        }
+    }
+
+    /// Takes a range away; what sticks out of it stays.
+    fn cut(&mut self, start: u64, end: u64) {
+        let hit: Vec<u64> =
+            self.vmas.range(..end).rev().take_while(|(_, v)| v.end > start).map(|(s, _)| *s).collect();
+        for key in hit {
+            let Some(vma) = self.vmas.remove(&key) else { continue };
+            if vma.start < start {
+                self.vmas.insert(vma.start, Vma { end: start, ..vma.clone() });
+            }
+            if vma.end > end {
+                self.vmas.insert(end, behind(vma, end));
+            }
+        }
+    }
+
+    /// The mapping that holds an address.
+    pub fn vma_at(&self, addr: u64) -> Option<&Vma> {
+        self.vmas.range(..=addr).next_back().map(|(_, v)| v).filter(|v| v.end > addr)
+    }
+
+    /// The one task of the image.
+    pub fn task(&self) -> Result<&Task, RebuildError> {
+        let mut tasks = self.tasks.values();
+        match (tasks.next(), tasks.next()) {
+            (Some(task), None) => Ok(task),
+            (None, _) => Err(RebuildError::Contradiction("there is no task".into())),
+            (Some(_), Some(second)) => Err(RebuildError::Unsupported(format!(
+                "a tree of {} processes (pid {} besides the first) is not supported",
+                self.tasks.len(),
+                second.pid
+            ))),
+        }
+    }
+
+    /// The machine, which comes first.
+    pub fn machine(&self) -> Result<&Machine, RebuildError> {
+        self.machine.as_ref().ok_or_else(|| RebuildError::Contradiction("no machine was sent".into()))
+    }
+
+    /// A file by its number.
+    pub fn file(&self, id: FileId) -> Result<&File, RebuildError> {
+        self.files.get(&id).ok_or_else(|| missing("file", id.0))
+    }
+
+    /// An open file by its number.
+    pub fn open_file(&self, id: OpenFileId) -> Result<&OpenFile, RebuildError> {
+        self.open_files.get(&id).ok_or_else(|| missing("open file", id.0))
+    }
+}
+
+/// The part of a mapping from `at` on.
+fn behind(mut vma: Vma, at: u64) -> Vma {
+    use pc_image::Backing::{File, Shm};
+    let skipped = at - vma.start;
+    if let File { offset, .. } | Shm { offset, .. } = &mut vma.backing {
+        *offset += skipped;
+    }
+    vma.start = at;
+    vma
+}
+
+#[cfg(test)]
+mod tests {
+    use pc_image::Backing;
+
+    use super::*;
+
+    fn vma(start: u64, end: u64) -> Vma {
+        let backing = Backing::File { file: FileId(1), offset: 0x1000 };
+        Vma { start, end, prot: 3, flags: 0, pkey: 0, backing, name: None }
+    }
+
+    #[test]
+    fn a_hole_in_the_middle_leaves_both_ends_with_their_offsets() {
+        let mut image = Image::default();
+        let map = vec![vma(0x10000, 0x20000)];
+        image.change(&MapChange { space: SpaceId(1), unmap: vec![], map, modify: vec![] });
+        let unmap = vec![(0x14000, 0x18000)];
+        image.change(&MapChange { space: SpaceId(1), unmap, map: vec![], modify: vec![] });
+        assert_eq!(image.vma_at(0x13fff).unwrap().end, 0x14000);
+        assert!(image.vma_at(0x14000).is_none() && image.vma_at(0x17fff).is_none());
+        let tail = image.vma_at(0x18000).unwrap();
+        assert_eq!(tail.backing, Backing::File { file: FileId(1), offset: 0x9000 });
+        assert!(image.vma_at(0x20000).is_none());
+    }
+}

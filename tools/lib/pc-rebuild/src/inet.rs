@@ -1,0 +1,82 @@
+//! TCP and UDP sockets.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use pc_image::{Inet, InetState, SockOpt};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::error::{Context, RebuildError};
+use crate::openfile::AtRelease;
+
+/// A socket in the state it was in; a listening one is bound, and listens at release.
+pub fn build(inet: &Inet, later: &mut AtRelease) -> Result<OwnedFd, RebuildError> {
+    let socket = match &inet.state {
+        InetState::Closed { .. } => reset(inet)?,
+        _ => new(inet)?,
+    };
+    set_options(&socket, &inet.options)?;
+    match &inet.state {
+        InetState::New | InetState::Closed { .. } => {}
+        InetState::Bound(local) => bind(&socket, *local)?,
+        InetState::Listen { local, backlog } => {
+            bind(&socket, *local)?;
+            let again = socket.try_clone().what("duplicating a socket")?;
+            later.listen.push((again.into(), *backlog));
+        }
+        InetState::ConnectedUdp { local, peer } => {
+            bind(&socket, *local)?;
+            socket.connect(&SockAddr::from(*peer)).what_of(|| format!("connecting to {peer}"))?;
+        }
+    }
+    Ok(socket.into())
+}
+
+fn new(inet: &Inet) -> Result<Socket, RebuildError> {
+    let made = Socket::new(
+        Domain::from(i32::from(inet.family)),
+        Type::from(inet.kind),
+        Some(Protocol::from(inet.protocol)),
+    );
+    made.what("making a socket")
+}
+
+/// Sets options in their order.
+pub fn set_options(socket: &impl AsFd, options: &[SockOpt]) -> Result<(), RebuildError> {
+    for option in options {
+        pc_sys::sockopt::setsockopt(socket.as_fd(), option.level, option.name, &option.value)
+            .what_of(|| format!("setting socket option {} of level {}", option.name, option.level))?;
+    }
+    Ok(())
+}
+
+fn bind(socket: &Socket, local: SocketAddr) -> Result<(), RebuildError> {
+    match socket.bind(&SockAddr::from(local)) {
+        Err(err) if err.kind() == std::io::ErrorKind::AddrInUse => {
+            Err(RebuildError::Unsupported(format!("the address {local} is in use here")))
+        }
+        Err(err) if err.kind() == std::io::ErrorKind::AddrNotAvailable => {
+            Err(RebuildError::Unsupported(format!("the address {local} is not one of this machine")))
+        }
+        bound => bound.what_of(|| format!("binding to {local}")),
+    }
+}
+
+/// A TCP connection that its peer has reset.
+fn reset(inet: &Inet) -> Result<Socket, RebuildError> {
+    const AF_INET6: u16 = libc::AF_INET6 as u16;
+    let loopback: SocketAddr = match inet.family {
+        AF_INET6 => (Ipv6Addr::LOCALHOST, 0).into(),
+        _ => (Ipv4Addr::LOCALHOST, 0).into(),
+    };
+    let listener = new(inet)?;
+    let what = "making a connection that is reset";
+    listener.bind(&SockAddr::from(loopback)).what(what)?;
+    listener.listen(1).what(what)?;
+    let socket = new(inet)?;
+    socket.connect(&listener.local_addr().what(what)?).what(what)?;
+    let (peer, _) = listener.accept().what(what)?;
+    peer.set_linger(Some(Duration::ZERO)).what(what)?;
+    Ok(socket)
+}

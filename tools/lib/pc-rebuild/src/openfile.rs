@@ -1,0 +1,149 @@
+//! Open files: each is made here by its kind, and finished in the husk.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use pc_image::{FdTable, OpenFile, OpenFileKind};
+use pc_trace::Call;
+
+use crate::error::{Context, RebuildError};
+use crate::fdtable::{Built, words};
+use crate::image::Image;
+use crate::newborn::Newborn;
+use crate::settings::{Notices, Settings};
+use crate::{epoll, eventfd, external, inet, pipe, regular, signalfd, timerfd, unix};
+
+/// What is left to be done when the process is about to run, and taken back if it never does.
+#[derive(Debug, Default)]
+pub struct AtRelease {
+    /// Bound sockets that are to listen, with their backlogs.
+    pub listen: Vec<(OwnedFd, u32)>,
+    /// Socket files that binding made; removed on drop.
+    pub socket_files: Vec<std::path::PathBuf>,
+}
+
+impl AtRelease {
+    /// Sockets begin to listen.
+    pub fn listen(&mut self) -> Result<(), RebuildError> {
+        for (socket, backlog) in self.listen.drain(..) {
+            let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+            socket2::SockRef::from(&socket).listen(backlog).what("listening")?;
+        }
+        Ok(())
+    }
+
+    /// The process runs: what was made is its own.
+    pub fn done(mut self) {
+        self.socket_files.clear();
+    }
+}
+
+impl Drop for AtRelease {
+    fn drop(&mut self) {
+        for path in &self.socket_files {
+            // Somebody else may have removed it.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Status flags that fcntl(2) `F_SETFL` can set.
+const SETTABLE: i32 = libc::O_APPEND | libc::O_DIRECT | libc::O_NOATIME | libc::O_NONBLOCK;
+
+/// Makes every open file of the image.
+pub fn build_all(
+    image: &Image,
+    settings: &Settings,
+    notices: Notices<'_>,
+) -> Result<(Built, AtRelease), RebuildError> {
+    let mut built = Built::new();
+    let mut later = AtRelease::default();
+    pipe::build(image, &mut built)?;
+    unix::build_pairs(image, &mut built)?;
+    for open in image.open_files.values() {
+        let fd = match &open.kind {
+            OpenFileKind::Pipe(_) => continue,
+            OpenFileKind::Regular(regular) => regular::build(image, open, regular)?,
+            OpenFileKind::Event(event) => eventfd::build(event)?,
+            OpenFileKind::Epoll(_) => epoll::build()?,
+            OpenFileKind::Timer(timer) => timerfd::build(timer)?,
+            OpenFileKind::Signal(signal) => signalfd::build(signal)?,
+            OpenFileKind::Inet(socket) => inet::build(socket, &mut later)?,
+            OpenFileKind::Unix(socket) => match unix::build(image, socket, &mut later)? {
+                Some(fd) => fd,
+                None => continue,
+            },
+            OpenFileKind::External(external) => external::build(open, external, settings, notices)?,
+        };
+        built.insert(open.id, fd);
+    }
+    for open in image.open_files.values() {
+        if let Some(fd) = built.get(&open.id) {
+            set_flags(open, fd)?;
+        }
+    }
+    Ok((built, later))
+}
+
+fn set_flags(open: &OpenFile, fd: &OwnedFd) -> Result<(), RebuildError> {
+    let by_open = matches!(open.kind, OpenFileKind::Regular(_) | OpenFileKind::External(_));
+    if by_open || open.flags as i32 & SETTABLE == 0 {
+        return Ok(());
+    }
+    let flags = OFlag::from_bits_retain(open.flags as i32 & SETTABLE);
+    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags)).what("setting the flags of a descriptor")?;
+    Ok(())
+}
+
+/// What can only be done under the final numbers, in the husk: owners, expirations, epoll.
+pub fn finish(newborn: &mut Newborn, image: &Image, table: &FdTable) -> Result<(), RebuildError> {
+    let mut calls = Vec::new();
+    for open in image.open_files.values() {
+        let Some(fd) = table.fds.iter().find(|fd| fd.file == open.id).map(|fd| u64::from(fd.fd)) else {
+            continue;
+        };
+        if let Some(owner) = open.owner {
+            calls.extend(owner_calls(newborn, fd, open.flags, owner)?);
+        }
+        match &open.kind {
+            OpenFileKind::Timer(timer) => calls.extend(timerfd::finish(newborn, fd, timer)?),
+            OpenFileKind::Epoll(state) => epoll::finish(newborn, table, fd, state)?,
+            _ => {}
+        }
+    }
+    newborn.husk.batch_ok(newborn.husk.pid(), &calls).what("finishing descriptors")?;
+    newborn.husk.reset();
+    Ok(())
+}
+
+fn owner_calls(
+    newborn: &mut Newborn,
+    fd: u64,
+    flags: u32,
+    owner: pc_image::Owner,
+) -> Result<Vec<Call>, RebuildError> {
+    const F_SETSIG: u64 = 10;
+    const F_SETOWN_EX: u64 = 15;
+    let who = newborn.husk.put(&words(&[owner.kind as u32 as u64 | u64::from(owner.pid) << 32]))?;
+    let mut calls = vec![Call::new(libc::SYS_fcntl, [fd, F_SETOWN_EX, who])];
+    if owner.signal != 0 {
+        calls.push(Call::new(libc::SYS_fcntl, [fd, F_SETSIG, owner.signal as u64]));
+    }
+    if flags as i32 & libc::O_ASYNC != 0 {
+        let flags = flags as i32 & (SETTABLE | libc::O_ASYNC);
+        calls.push(Call::new(libc::SYS_fcntl, [fd, libc::F_SETFL as u64, flags as u64]));
+    }
+    Ok(calls)
+}
+
+/// Opens what a descriptor of ours refers to anew, so that flags and offset are its own.
+pub fn reopen(fd: &impl AsFd, flags: i32) -> std::io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let access = flags & libc::O_ACCMODE;
+    let file = std::fs::OpenOptions::new()
+        .read(access != libc::O_WRONLY)
+        .write(access != libc::O_RDONLY)
+        .custom_flags(flags & SETTABLE | libc::O_NOCTTY | libc::O_CLOEXEC)
+        .open(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))?;
+    Ok(file.into())
+}

@@ -1,0 +1,52 @@
+//! What the caller decides.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::RebuildError;
+
+/// What an external descriptor becomes.
+#[derive(Debug, Clone)]
+pub enum Attach {
+    /// A file that is opened.
+    Path(PathBuf),
+    /// A descriptor of ours.
+    Fd(Arc<OwnedFd>),
+    /// /dev/null.
+    Null,
+}
+
+/// Takes lines for people.
+pub type Notices<'a> = &'a mut dyn FnMut(&str);
+
+/// How a process is to be restored.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The process lives on without us, in a session of its own.
+    pub detach: bool,
+    /// In a pid namespace of its own, with a small init of ours.
+    pub new_pid_ns: bool,
+    /// Keep everything and build only when the stream is complete.
+    pub no_pipeline: bool,
+    /// Only keep the pages of the rounds before this one.
+    pub start_round: u32,
+    /// Leave the process stopped (SIGSTOP), before its first instruction.
+    pub leave_stopped: bool,
+    /// What externals become, by their ids.
+    pub attach: BTreeMap<String, Attach>,
+    /// Set from a signal handler: give up.
+    pub cancel: Option<Arc<AtomicBool>>,
+}
+
+impl Settings {
+    /// Fails if we were told to stop.
+    pub(crate) fn check_cancel(&self) -> Result<(), RebuildError> {
+        match &self.cancel {
+            Some(flag) if flag.load(Ordering::Relaxed) => Err(RebuildError::Interrupted),
+            _ => Ok(()),
+        }
+    }
+}

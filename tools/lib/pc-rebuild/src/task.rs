@@ -1,0 +1,235 @@
+//! What belongs to the process as a whole.
+
+use std::fs;
+use std::os::fd::AsFd;
+
+use pc_image::{MmState, PosixTimer, Task, TaskState, vma_flag};
+use pc_trace::{Call, Husk};
+
+use crate::error::{Context, RebuildError, raw_ok};
+use crate::fdtable::{send, words};
+use crate::file;
+use crate::image::Image;
+use crate::newborn::Newborn;
+use crate::settings::{Notices, Settings};
+
+/// Session and process group: its own if it led them, else ours.
+pub fn session(
+    newborn: &mut Newborn,
+    task: &Task,
+    settings: &Settings,
+    notices: Notices<'_>,
+) -> Result<(), RebuildError> {
+    let pid = newborn.husk.pid();
+    let husk = &mut newborn.husk;
+    let own_session = own_session(task, settings);
+    if task.sid != task.pid {
+        let whose = if settings.detach { "a new one" } else { "ours" };
+        notices(&format!("its session was led from outside: it becomes {whose}"));
+    }
+    if own_session {
+        if settings.new_pid_ns {
+            husk.call(pid, Call::new(libc::SYS_setsid, [])).what("making a session")?;
+        }
+    } else if task.pgid == task.pid {
+        husk.call(pid, Call::new(libc::SYS_setpgid, [0, 0])).what("making a process group")?;
+    }
+    Ok(())
+}
+
+/// Whether the process leads a session.
+pub fn own_session(task: &Task, settings: &Settings) -> bool {
+    task.sid == task.pid || settings.detach && !settings.new_pid_ns
+}
+
+/// Enters a time namespace, while it has one thread.
+pub fn enter_time(newborn: &mut Newborn, namespace: &impl AsFd) -> Result<(), RebuildError> {
+    let fd = send(newborn, std::iter::once(namespace.as_fd()))?[0] as u64;
+    let calls = [
+        Call::new(libc::SYS_setns, [fd, crate::clocks::CLONE_NEWTIME as u64]),
+        Call::new(libc::SYS_close, [fd]),
+    ];
+    newborn.husk.batch_ok(newborn.husk.pid(), &calls).what("entering the time namespace")?;
+    Ok(())
+}
+
+/// Working directory, umask, personality and the like.
+pub fn surroundings(newborn: &mut Newborn, image: &Image, state: &TaskState) -> Result<(), RebuildError> {
+    if state.root.is_some() {
+        return Err(RebuildError::Unsupported("a process with a root directory of its own (chroot)".into()));
+    }
+    let cwd = image.file(state.cwd)?;
+    file::judge(cwd)?;
+    let cwd = file::open(cwd, libc::O_RDONLY | libc::O_DIRECTORY)?;
+    let fd = send(newborn, std::iter::once(cwd.as_fd()))?[0] as u64;
+    let prctl = |option: i32, arg: u64| Call::new(libc::SYS_prctl, [option as u64, arg, 0, 0, 0]);
+    let calls = [
+        Call::new(libc::SYS_fchdir, [fd]),
+        Call::new(libc::SYS_close, [fd]),
+        Call::new(libc::SYS_umask, [u64::from(state.umask)]),
+        Call::new(libc::SYS_personality, [u64::from(state.personality)]),
+        prctl(libc::PR_SET_CHILD_SUBREAPER, u64::from(state.child_subreaper)),
+    ];
+    newborn.husk.batch_ok(newborn.husk.pid(), &calls).what("setting up the process")?;
+    Ok(())
+}
+
+/// The address space's own figures, and the executable.
+pub fn mm(newborn: &mut Newborn, image: &Image, state: &MmState) -> Result<(), RebuildError> {
+    const PR_SET_MM: u64 = 35;
+    const PR_SET_MM_MAP: u64 = 14;
+    let exe = image.file(state.exe)?;
+    file::judge(exe)?;
+    let exe = file::open(exe, libc::O_RDONLY)?;
+    let fd = send(newborn, std::iter::once(exe.as_fd()))?[0];
+    let husk = &mut newborn.husk;
+    let auxv = husk.put(&state.auxv)?;
+    let map = words(&[
+        state.start_code,
+        state.end_code,
+        state.start_data,
+        state.end_data,
+        state.start_brk,
+        state.brk,
+        state.start_stack,
+        state.arg_start,
+        state.arg_end,
+        state.env_start,
+        state.env_end,
+        auxv,
+        state.auxv.len() as u64 | (fd as u32 as u64) << 32,
+    ]);
+    let at = husk.put(&map)?;
+    let thp =
+        Call::new(libc::SYS_prctl, [libc::PR_SET_THP_DISABLE as u64, u64::from(state.thp_disable), 0, 0, 0]);
+    let calls = [
+        Call::new(libc::SYS_prctl, [PR_SET_MM, PR_SET_MM_MAP, at, map.len() as u64, 0]),
+        Call::new(libc::SYS_close, [fd as u64]),
+        thp,
+    ];
+    husk.batch_ok(husk.pid(), &calls).what("setting the address space's borders and the executable")?;
+    husk.reset();
+    Ok(())
+}
+
+/// `mlockall(2)` for what comes, and dumpability, which credentials change.
+pub fn mm_last(husk: &mut Husk, state: &MmState, notices: Notices<'_>) -> Result<(), RebuildError> {
+    let mut dumpable = u64::from(state.dumpable);
+    if dumpable > 1 {
+        notices("it could be dumped by root alone; here it cannot be dumped at all");
+        dumpable = 0;
+    }
+    let mut calls = vec![Call::new(libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, dumpable, 0, 0, 0])];
+    if state.lock_future & vma_flag::LOCKED != 0 {
+        const MCL_ONFAULT: i32 = 4;
+        let onfault = if state.lock_future & vma_flag::LOCKED_ONFAULT != 0 { MCL_ONFAULT } else { 0 };
+        calls.push(Call::new(libc::SYS_mlockall, [(libc::MCL_FUTURE | onfault) as u64]));
+    }
+    husk.batch_ok(husk.pid(), &calls).what("finishing the address space")?;
+    Ok(())
+}
+
+/// Timers with the time that they had left.
+pub fn timers(husk: &mut Husk, state: &TaskState) -> Result<(), RebuildError> {
+    let mut calls = Vec::new();
+    for (which, timer) in (0u64..).zip(&state.itimers).filter(|(_, t)| t.value != 0) {
+        let split = |micros: u64| [micros / 1_000_000, micros % 1_000_000];
+        let value = husk.put(&words(&[split(timer.interval), split(timer.value)].concat()))?;
+        calls.push(Call::new(libc::SYS_setitimer, [which, value, 0]));
+    }
+    if !state.timers.is_empty() {
+        const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
+        let mode = |on: u64| Call::new(libc::SYS_prctl, [PR_TIMER_CREATE_RESTORE_IDS, on, 0, 0, 0]);
+        calls.push(mode(1));
+        for timer in &state.timers {
+            calls.extend(posix_timer(husk, timer)?);
+        }
+        calls.push(mode(0));
+    }
+    husk.batch_ok(husk.pid(), &calls).what("making timers")?;
+    husk.reset();
+    Ok(())
+}
+
+fn posix_timer(husk: &mut Husk, timer: &PosixTimer) -> Result<Vec<Call>, RebuildError> {
+    let pair = |low: i32, high: i32| low as u32 as u64 | (high as u32 as u64) << 32;
+    let mut event = words(&[timer.sigval, pair(timer.signo, timer.notify), u64::from(timer.tid)]);
+    event.resize(64, 0);
+    let event = husk.put(&event)?;
+    let id = husk.put(&words(&[timer.id as u32 as u64]))?;
+    let mut calls = vec![Call::new(libc::SYS_timer_create, [timer.clock as i64 as u64, event, id])];
+    if timer.value != 0 {
+        const SECOND: u64 = 1_000_000_000;
+        let split = |nanos: u64| [nanos / SECOND, nanos % SECOND];
+        let value = husk.put(&words(&[split(timer.interval), split(timer.value)].concat()))?;
+        calls.push(Call::new(libc::SYS_timer_settime, [timer.id as u64, 0, value, 0]));
+    }
+    Ok(calls)
+}
+
+/// Names of the limits of getrlimit(2), by number.
+const LIMITS: [&str; 16] = [
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
+];
+
+/// Resource limits. A hard limit above ours needs CAP_SYS_RESOURCE; without, ours stands, which is said.
+pub fn limits(husk: &mut Husk, state: &TaskState, notices: Notices<'_>) -> Result<(), RebuildError> {
+    let pid = husk.pid();
+    for ((number, name), &(soft, hard)) in (0u64..).zip(LIMITS).zip(&state.rlimits) {
+        let old = husk.space(16)?;
+        let new = husk.put(&words(&[soft, hard]))?;
+        let set = Call::new(libc::SYS_prlimit64, [0, number, new, 0]);
+        let get = Call::new(libc::SYS_prlimit64, [0, number, 0, old]);
+        let results = husk.batch(pid, &[get, set])?;
+        if results[1] == -i64::from(libc::EPERM) {
+            let mut bytes = [0u8; 16];
+            husk.read(old, &mut bytes)?;
+            let ours = u64::from_le_bytes(bytes[8..].try_into().unwrap_or_default());
+            if soft > ours {
+                return Err(RebuildError::Unsupported(format!(
+                    "its RLIMIT_{name} is {soft}, and we may not go above {ours} here"
+                )));
+            }
+            notices(&format!("its hard RLIMIT_{name} was {hard}, here it is {ours}"));
+            let new = husk.put(&words(&[soft, ours]))?;
+            husk.call(pid, Call::new(libc::SYS_prlimit64, [0, number, new, 0])).what("setting limits")?;
+        } else {
+            raw_ok(results[1], || format!("setting RLIMIT_{name}"))?;
+        }
+        husk.reset();
+    }
+    Ok(())
+}
+
+/// What is set through /proc.
+pub fn by_proc(pid: i32, state: &TaskState, mm: &MmState, notices: Notices<'_>) -> Result<(), RebuildError> {
+    let filter = format!("/proc/{pid}/coredump_filter");
+    fs::write(filter, format!("{:#x}\n", mm.coredump_filter)).what("setting coredump_filter")?;
+    let path = format!("/proc/{pid}/oom_score_adj");
+    let now = fs::read_to_string(&path).what("reading oom_score_adj")?;
+    if now.trim().parse() == Ok(state.oom_score_adj) {
+        return Ok(());
+    }
+    match fs::write(&path, state.oom_score_adj.to_string()) {
+        Err(err) if matches!(err.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => {
+            notices(&format!("its oom_score_adj was {}, here it is {}", state.oom_score_adj, now.trim()));
+            Ok(())
+        }
+        done => done.what("setting oom_score_adj"),
+    }
+}
