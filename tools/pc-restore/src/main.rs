@@ -1,2 +1,84 @@
-//! placeholder
-fn main() {}
+//! `pc-restore`: restore a process from a stream.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod foreground;
+mod report;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use pc_cli::signals::{self, Cancel};
+use pc_cli::{Exit, Pending, Progress, WithExit as _};
+use pc_image::{Blame, ImageError, Reader};
+use pc_rebuild::{RebuildError, Restored};
+
+use args::Args;
+
+const TOOL: &str = "pc-restore";
+
+fn main() -> ExitCode {
+    pc_cli::main(TOOL, run)
+}
+
+fn run() -> anyhow::Result<ExitCode> {
+    let args: Args = pc_cli::parse();
+    let outcome = restore_and_follow(&args);
+    // In the foreground every other status may be the program's own.
+    if args.detach { outcome } else { outcome.exit(Exit::Own) }
+}
+
+fn restore_and_follow(args: &Args) -> anyhow::Result<ExitCode> {
+    let cancel = signals::install().context("signals")?;
+    let mut passed_on = signals::watch(foreground::PASSED_ON).context("signals")?;
+    let pidfile = args.pidfile.as_deref().map(Pending::create).transpose()?;
+    let stats = args.common.stats.as_deref().map(Pending::create).transpose()?;
+    let progress = Progress::new(TOOL, args.common.progress);
+    let restored = restore(args, &cancel, &progress)?;
+    progress.finish();
+    // The process runs: from here on nothing is taken back, and what fails is said.
+    let said = pidfile.map_or(Ok(()), |file| file.put(format!("{}\n", restored.pid).as_bytes()));
+    let said = said.and(stats.map_or(Ok(()), |file| file.put_figures(&report::Stats::new(&restored))));
+    progress.line(&report::line(&restored));
+    if args.detach {
+        said.with_context(|| format!("pid {} runs, but", restored.pid))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Err(error) = said {
+        progress.notice(&pc_cli::chain(&error));
+    }
+    foreground::follow(&restored, &mut passed_on)
+}
+
+fn restore(args: &Args, cancel: &Cancel, progress: &Progress) -> anyhow::Result<Restored> {
+    let mut settings = args.settings();
+    settings.cancel = Some(cancel.flag());
+    let input = pc_cli::input_until(TOOL, None, cancel)?;
+    let mut reader = Reader::new(input);
+    let restored = pc_rebuild::restore(&settings, &mut reader, &mut |text| progress.notice(text));
+    restored.or_else(|error| {
+        let exit = exit_for(&error);
+        Err(error).exit(exit)
+    })
+}
+
+fn exit_for(error: &RebuildError) -> Exit {
+    match error {
+        RebuildError::Image(error) => exit_for_stream(error),
+        RebuildError::NotCommitted => Exit::Truncated,
+        RebuildError::Contradiction(_) => Exit::BadStream,
+        RebuildError::Unsupported(_) | RebuildError::PidTaken { .. } => Exit::Unsupported,
+        RebuildError::Cancelled(_) | RebuildError::Interrupted => Exit::Cancelled,
+        _ => Exit::Failed,
+    }
+}
+
+fn exit_for_stream(error: &ImageError) -> Exit {
+    match error.blame() {
+        Blame::Stream => Exit::BadStream,
+        Blame::Truncated => Exit::Truncated,
+        Blame::Unsupported => Exit::Unsupported,
+        Blame::Channel | Blame::Caller => Exit::Failed,
+    }
+}

@@ -49,7 +49,6 @@ pub(crate) struct Fds<'a> {
     pub stopped: bool,
     pub all: Vec<Descriptor>,
     pub pipes: pipe::Pipes,
-    pub unix: unix::Sockets,
     pub externals: external::Names,
 }
 
@@ -74,17 +73,7 @@ impl<'a> Fds<'a> {
         let mut all = descriptors(pid, stopped)?;
         identify(pid, &mut all)?;
         let pipes = pipe::Pipes::find(&all);
-        Ok(Self {
-            pid,
-            pidfd,
-            files,
-            tcp_close,
-            stopped,
-            all,
-            pipes,
-            unix: unix::Sockets,
-            externals: external::Names::default(),
-        })
+        Ok(Self { pid, pidfd, files, tcp_close, stopped, all, pipes, externals: external::Names::default() })
     }
 
     /// Captures all of them. Goes on behind what is unsupported, so that all of it is named.

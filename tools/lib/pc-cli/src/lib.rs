@@ -25,7 +25,7 @@ pub use args::{CommonArgs, parse, parse_from};
 pub use exit::{Exit, WithExit, exit_of};
 pub use input::{CompressedInput, Input, WINDOW_LOG_MAX, input, input_until};
 pub use outlet::{Output, output_until};
-pub use output::{create_private, output, write_private};
+pub use output::{Pending, create_private, output, write_private};
 pub use progress::{Progress, ProgressMode, Round};
 pub use report::{chain, main, notice};
 pub use stats::write_stats;

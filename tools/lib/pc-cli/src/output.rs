@@ -68,17 +68,58 @@ pub fn create_private(path: &Path) -> io::Result<File> {
 /// Puts `bytes` at `path`, mode 0600, all or nothing: readers see the old file or the new one.
 /// A pipe, terminal or device at `path` is simply written to.
 pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        return OpenOptions::new().write(true).open(path)?.write_all(bytes);
+    Pending::open(path)?.write(bytes)
+}
+
+/// A private file in the making: created at once, so that what cannot be written is found early, and put in its place,
+/// all or nothing, when there is something to be said. Dropped before that, nothing is left of it.
+#[derive(Debug)]
+pub struct Pending {
+    path: PathBuf,
+    file: File,
+    temporary: Option<PathBuf>,
+}
+
+impl Pending {
+    /// Begins the file at `path`.
+    pub fn create(path: &Path) -> anyhow::Result<Self> {
+        Self::open(path).with_context(|| format!("cannot write {}", path.display()))
     }
-    // Through a symbolic link: the file that it names is replaced, not the link.
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let (temporary, mut file) = create_beside(&path)?;
-    let written = file.write_all(bytes).and_then(|()| fs::rename(&temporary, &path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
+
+    /// Writes it and puts it in its place.
+    pub fn put(self, bytes: &[u8]) -> anyhow::Result<()> {
+        let shown = self.path.display().to_string();
+        self.write(bytes).with_context(|| format!("cannot write {shown}"))
     }
-    written
+
+    fn open(path: &Path) -> io::Result<Self> {
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            let file = OpenOptions::new().write(true).open(path)?;
+            return Ok(Pending { path: path.to_owned(), file, temporary: None });
+        }
+        // Through a symbolic link: the file that it names is replaced, not the link.
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let (temporary, file) = create_beside(&path)?;
+        Ok(Pending { path, file, temporary: Some(temporary) })
+    }
+
+    fn write(mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        if let Some(temporary) = &self.temporary {
+            fs::rename(temporary, &self.path)?;
+            self.temporary = None;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // Nobody is left to be told if this fails.
+            let _ = fs::remove_file(temporary);
+        }
+    }
 }
 
 /// A new file with a name of its own in the folder of `path`.

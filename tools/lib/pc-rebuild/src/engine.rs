@@ -36,6 +36,9 @@ pub fn restore(
         let began = Instant::now();
         engine.take(item)?;
         engine.times.apply += began.elapsed();
+        if settings.run_at_commit && engine.image.committed {
+            break;
+        }
         if let Some(husk) = &mut engine.husk {
             husk.1.writers.take_free().into_iter().for_each(|buffer| source.recycle(buffer));
         }
@@ -84,10 +87,13 @@ impl<'a> Engine<'a> {
             Record::Machine(machine) => machine::judge(machine)?,
             Record::File(file) => file::judge(file)?,
             Record::Space(space) => self.judge_space(&space.kind)?,
-            Record::RoundBegin(round) if self.keeping && !self.settings.no_pipeline
-                && round.number >= self.settings.start_round => {
-                    self.stop_keeping()?;
-                }
+            Record::RoundBegin(round)
+                if self.keeping
+                    && !self.settings.no_pipeline
+                    && round.number >= self.settings.start_round =>
+            {
+                self.stop_keeping()?;
+            }
             Record::RoundEnd(_) => {
                 if let Some((_, memory)) = &mut self.husk {
                     memory.round_done()?;
@@ -232,7 +238,7 @@ impl<'a> Engine<'a> {
         self.times.release = began.elapsed();
         self.times.restore = last_byte.elapsed();
         let init = newborn.init.map(|init| init.release(self.settings.detach)).transpose()?;
-        Ok(Restored { pid, init, threads, pages: self.pages, times: self.times })
+        Ok(Restored::new(pid, init, threads, self.pages, self.times))
     }
 }
 

@@ -128,11 +128,6 @@ impl Image {
     pub fn file(&self, id: FileId) -> Result<&File, RebuildError> {
         self.files.get(&id).ok_or_else(|| missing("file", id.0))
     }
-
-    /// An open file by its number.
-    pub fn open_file(&self, id: OpenFileId) -> Result<&OpenFile, RebuildError> {
-        self.open_files.get(&id).ok_or_else(|| missing("open file", id.0))
-    }
 }
 
 /// The part of a mapping from `at` on.

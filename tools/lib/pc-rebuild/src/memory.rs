@@ -146,7 +146,8 @@ fn by_kernel(backing: &Backing) -> bool {
 fn refuse_odd(vma: &Vma, reserved: (u64, u64)) -> Result<(), RebuildError> {
     let at = format!("{:x}-{:x}", vma.start, vma.end);
     let refuse = |why: &str| Err(RebuildError::Unsupported(format!("mapping {at}: {why}")));
-    if vma.start >= vma.end || !(vma.start | vma.end).is_multiple_of(PAGE_SIZE) || vma.end > layout::TASK_SIZE {
+    if vma.start >= vma.end || !(vma.start | vma.end).is_multiple_of(PAGE_SIZE) || vma.end > layout::TASK_SIZE
+    {
         return Err(RebuildError::Contradiction(format!("a mapping at {at}")));
     }
     if vma.start < reserved.1 && reserved.0 < vma.end {
@@ -170,11 +171,12 @@ fn map_all(newborn: &mut Newborn, image: &Image, vmas: &[&Vma]) -> Result<(), Re
     let mut opened: Vec<OwnedFd> = Vec::new();
     for vma in vmas {
         if let Some(key) = file_key(vma)
-            && let std::collections::btree_map::Entry::Vacant(entry) = files.entry(key) {
-                let flags = if key.1 { libc::O_RDWR } else { libc::O_RDONLY };
-                entry.insert(opened.len());
-                opened.push(file::open(image.file(key.0)?, flags)?);
-            }
+            && let std::collections::btree_map::Entry::Vacant(entry) = files.entry(key)
+        {
+            let flags = if key.1 { libc::O_RDWR } else { libc::O_RDONLY };
+            entry.insert(opened.len());
+            opened.push(file::open(image.file(key.0)?, flags)?);
+        }
     }
     let pid = newborn.husk.pid();
     // In groups, so that few descriptors are open in the husk at a time.

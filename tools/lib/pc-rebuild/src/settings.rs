@@ -1,6 +1,7 @@
 //! What the caller decides.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +20,13 @@ pub enum Attach {
     Null,
 }
 
+impl Attach {
+    /// A descriptor of ours by its number.
+    pub fn of_number(number: i32) -> io::Result<Self> {
+        Ok(Self::Fd(Arc::new(pc_sys::fcntl::duplicate(number)?)))
+    }
+}
+
 /// Takes lines for people.
 pub type Notices<'a> = &'a mut dyn FnMut(&str);
 
@@ -33,6 +41,8 @@ pub struct Settings {
     pub no_pipeline: bool,
     /// Only keep the pages of the rounds before this one.
     pub start_round: u32,
+    /// Let the process run at Commit, not only at the end of input.
+    pub run_at_commit: bool,
     /// Leave the process stopped (SIGSTOP), before its first instruction.
     pub leave_stopped: bool,
     /// What externals become, by their ids.

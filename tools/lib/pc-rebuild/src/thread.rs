@@ -32,9 +32,10 @@ pub fn make(husk: &mut Husk, pid: u32, threads: &BTreeMap<u32, Thread>) -> Resul
     }
     let made = husk.clone_threads(&args);
     if let Err(pc_trace::TraceError::Remote { errno: libc::EEXIST, .. }) = made
-        && let Some((tid, holder)) = wanted.iter().find_map(|tid| Some((*tid, foreign(husk, *tid)?))) {
-            return Err(RebuildError::PidTaken { pid: tid, holder });
-        }
+        && let Some((tid, holder)) = wanted.iter().find_map(|tid| Some((*tid, foreign(husk, *tid)?)))
+    {
+        return Err(RebuildError::PidTaken { pid: tid, holder });
+    }
     let made = made.what("making threads")?;
     husk.reset();
     let mut tids = Tids::from([(pid, husk.pid())]);

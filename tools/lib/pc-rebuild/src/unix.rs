@@ -24,9 +24,10 @@ pub fn build_pairs(image: &Image, built: &mut Built) -> Result<(), RebuildError>
     let mut pairs: BTreeMap<u32, Vec<(&OpenFile, &UnixSocket)>> = BTreeMap::new();
     for open in image.open_files.values() {
         if let OpenFileKind::Unix(socket) = &open.kind
-            && let UnixState::Pair { pair, .. } = socket.state {
-                pairs.entry(pair).or_default().push((open, socket));
-            }
+            && let UnixState::Pair { pair, .. } = socket.state
+        {
+            pairs.entry(pair).or_default().push((open, socket));
+        }
     }
     for (pair, ends) in &pairs {
         if ends.len() > 2 {

@@ -1,7 +1,7 @@
 //! fcntl(2): the commands that nix lacks.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::check;
 
@@ -30,4 +30,12 @@ pub fn getown_ex(fd: BorrowedFd<'_>) -> io::Result<OwnerEx> {
 pub fn getsig(fd: BorrowedFd<'_>) -> io::Result<i32> {
     // SAFETY: F_GETSIG takes no argument.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), F_GETSIG) }.into()).map(|s| s as i32)
+}
+
+/// A close-on-exec duplicate of the descriptor with this number; `EBADF` where there is none.
+pub fn duplicate(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC takes an integer.
+    let fd = check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) }.into())?;
+    // SAFETY: the kernel has just given us this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

@@ -24,23 +24,3 @@ pub fn read(pid: i32, name: &str) -> io::Result<String> {
 pub fn read_bytes(pid: i32, name: &str) -> io::Result<Vec<u8>> {
     std::fs::read(format!("/proc/{pid}/{name}"))
 }
-
-/// The threads that exist now, ascending.
-pub fn threads(pid: i32) -> io::Result<Vec<i32>> {
-    numbers(&format!("/proc/{pid}/task"))
-}
-
-/// The descriptors that are open now, ascending.
-pub fn descriptors(pid: i32) -> io::Result<Vec<i32>> {
-    numbers(&format!("/proc/{pid}/fd"))
-}
-
-/// The entries of a folder whose names are numbers, ascending.
-fn numbers(folder: &str) -> io::Result<Vec<i32>> {
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        all.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
-    }
-    all.sort_unstable();
-    Ok(all)
-}

@@ -1,0 +1,108 @@
+//! The command line of pc-restore.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use pc_cli::CommonArgs;
+use pc_rebuild::{Attach, Settings};
+
+/// Restores a process from a stream on standard input, and lets it go on.
+///
+/// In the foreground, signals are passed on to the process and pc-restore ends as it does, with its status (125 for a
+/// failure of pc-restore itself); with --detach it returns once the process runs. Nothing runs before the stream is
+/// complete and committed; any failure before that leaves nothing behind.
+#[derive(Debug, Parser)]
+#[command(name = "pc-restore", version, max_term_width = 100)]
+pub struct Args {
+    /// Return once the process runs; it gets a session of its own
+    #[arg(long)]
+    pub detach: bool,
+
+    /// Restore into a new pid namespace, with a small init and a /proc of its own
+    #[arg(long)]
+    pub new_pid_ns: bool,
+
+    /// Leave the process stopped (SIGSTOP) before its first instruction
+    #[arg(long)]
+    pub leave_stopped: bool,
+
+    /// Write the pid of the process to FILE once it runs (as pc-restore's pid namespace sees it)
+    #[arg(long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+
+    /// What a terminal or pipe that reaches outside becomes: a path, fd:N of pc-restore's own, or null
+    #[arg(long, value_name = "ID=PATH|fd:N|null", value_parser = parse_attach)]
+    pub attach: Vec<(String, Attach)>,
+
+    /// Let the process run at Commit, without waiting for the end of input
+    #[arg(long)]
+    pub run_at_commit: bool,
+
+    /// Only keep the rounds before round K, and begin to build with it
+    #[arg(long, value_name = "K", default_value_t = 0, conflicts_with = "no_pipeline")]
+    pub start_round: u32,
+
+    /// Keep everything, and build only when the stream is complete
+    #[arg(long)]
+    pub no_pipeline: bool,
+
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+impl Args {
+    /// How the process is to be restored.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            detach: self.detach,
+            new_pid_ns: self.new_pid_ns,
+            no_pipeline: self.no_pipeline,
+            start_round: self.start_round,
+            run_at_commit: self.run_at_commit,
+            leave_stopped: self.leave_stopped,
+            attach: self.attach.iter().cloned().collect(),
+            cancel: None,
+        }
+    }
+}
+
+/// `pipe:1=/var/log/x`, `tty:/dev/pts/3=null`, `pipe:2=fd:5`. The id ends at the first `=`.
+fn parse_attach(text: &str) -> Result<(String, Attach), String> {
+    let (id, place) = text.split_once('=').ok_or("expected ID=PATH, ID=fd:N or ID=null")?;
+    let attach = match (place, place.strip_prefix("fd:")) {
+        _ if id.is_empty() || place.is_empty() => return Err("an id and a place are wanted".to_owned()),
+        ("null", _) => Attach::Null,
+        (_, Some(number)) => {
+            let number = number.parse().map_err(|_| format!("{place}: a descriptor's number is wanted"))?;
+            Attach::of_number(number).map_err(|why| format!("{place}: {why}"))?
+        }
+        (path, None) => Attach::Path(path.into()),
+    };
+    Ok((id.to_owned(), attach))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+        assert!(Args::try_parse_from(["pc-restore", "--no-pipeline", "--start-round", "2"]).is_err());
+    }
+
+    #[test]
+    fn externals_are_attached_to_paths_descriptors_or_nothing() {
+        let parsed = |text| parse_attach(text).map(|(id, attach)| (id, format!("{attach:?}")));
+        assert_eq!(parsed("pipe:1=null").unwrap(), ("pipe:1".into(), "Null".into()));
+        assert_eq!(
+            parsed("tty:/dev/pts/3=/a=b").unwrap(),
+            ("tty:/dev/pts/3".into(), "Path(\"/a=b\")".into())
+        );
+        assert!(parsed("pipe:1=fd:2").unwrap().1.starts_with("Fd("));
+        for bad in ["pipe:1", "=null", "pipe:1=", "pipe:1=fd:x", "pipe:1=fd:99999"] {
+            assert!(parsed(bad).is_err(), "{bad}");
+        }
+    }
+}

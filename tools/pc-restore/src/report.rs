@@ -1,0 +1,50 @@
+//! Figures in the form in which people and scripts get them.
+
+use std::time::Duration;
+
+use pc_rebuild::Restored;
+use serde::Serialize;
+
+/// What `--stats` writes. Times are whole microseconds.
+#[derive(Debug, Serialize)]
+pub struct Stats {
+    pid: i32,
+    threads: usize,
+    pages_restored: u64,
+    restore_time: u64,
+    receive_time: u64,
+    apply_time: u64,
+    descriptors_time: u64,
+    threads_time: u64,
+    release_time: u64,
+}
+
+impl Stats {
+    /// Of a process that runs.
+    pub fn new(restored: &Restored) -> Self {
+        let micros = |time: Duration| time.as_micros() as u64;
+        let times = &restored.times;
+        Self {
+            pid: restored.pid,
+            threads: restored.threads,
+            pages_restored: restored.pages,
+            restore_time: micros(times.restore),
+            receive_time: micros(times.receive),
+            apply_time: micros(times.apply),
+            descriptors_time: micros(times.descriptors),
+            threads_time: micros(times.threads),
+            release_time: micros(times.release),
+        }
+    }
+}
+
+/// A line for people.
+pub fn line(restored: &Restored) -> String {
+    format!(
+        "pid {} runs: {} threads, {} pages, {} from the last byte",
+        restored.pid,
+        restored.threads,
+        restored.pages,
+        pc_cli::show_duration(restored.times.restore),
+    )
+}
