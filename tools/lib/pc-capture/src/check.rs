@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
-use pc_image::Vma;
 use pc_sys::pidfd;
 
 use crate::Settings;
@@ -26,8 +25,6 @@ pub(crate) struct Target {
     pub files: Files,
     /// What smaps told of the mappings.
     pub known: Known,
-    /// The mappings as they were.
-    pub vmas: Vec<Vma>,
 }
 
 /// Looks the process over.
@@ -43,13 +40,8 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
     // Not from /proc/PID/maps: the process runs, and what is mapped may be another thing by then.
     let mut areas: Vec<_> = known.values().map(|(area, _)| area).collect();
     areas.sort_unstable_by_key(|area| area.start);
-    let mut vmas = Vec::with_capacity(areas.len());
     for area in areas {
-        match memory::vma(pid, area, &known, &mut files) {
-            Ok(vma) => vmas.push(vma),
-            Err(CaptureError::Unsupported(list)) => bad.extend(list),
-            Err(other) => return Err(other),
-        }
+        collect(memory::vma(pid, area, &known, &mut files), &mut bad)?;
     }
     for link in ["cwd", "root", "exe"] {
         collect(files.link(link, pc_image::FileNeed::Kind), &mut bad)?;
@@ -61,7 +53,7 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
         return Err(CaptureError::Unsupported(bad));
     }
     // Named once more when they are captured, as they may be others then.
-    Ok(Target { pid, pidfd, status, stat, files: Files::new(pid), known, vmas })
+    Ok(Target { pid, pidfd, status, stat, files: Files::new(pid), known })
 }
 
 fn collect<T>(result: Result<T>, bad: &mut Vec<Unsupported>) -> Result<()> {

@@ -13,10 +13,6 @@ use crate::inet::readable;
 use crate::openfile::{Descriptor, Fds};
 use crate::sockopts;
 
-/// What is known of the Unix sockets of the process.
-#[derive(Debug, Default)]
-pub(crate) struct Sockets;
-
 /// The kernel cuts a larger backlog to the limit of the machine.
 const BACKLOG: u32 = 4096;
 
