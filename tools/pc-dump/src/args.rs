@@ -1,13 +1,16 @@
 //! The command line of pc-dump.
 
-use clap::Parser;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use pc_capture::{Rounds, Settings};
 use pc_cli::CommonArgs;
 
 /// Writes a checkpoint of a running process to standard output.
 ///
-/// The stream goes to a file or a pipe: `pc-dump 1234 > image.pcs`, `pc-dump 1234 | pc-restore --detach`. What
-/// cannot be moved is named before the process is touched. Afterwards the original is left stopped unless told
-/// otherwise; if anything fails it runs on as before.
+/// The stream goes to a file or a pipe: `pc-dump 1234 > image.pcs`, `pc-dump 1234 | pc-restore --detach`. The memory is
+/// sent in rounds while the process runs; it is stopped only when little is left. What cannot be moved is named before the
+/// process is touched. Afterwards the original is left stopped unless told otherwise; if anything fails it runs on as before.
 #[derive(Debug, Parser)]
 #[command(name = "pc-dump", version, max_term_width = 100)]
 pub struct Args {
@@ -16,8 +19,24 @@ pub struct Args {
     pub pid: i32,
 
     /// Stop the process and copy it, without sending memory ahead while it runs
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["rounds", "downtime_limit", "require_downtime", "track"])]
     pub once: bool,
+
+    /// Send memory in N rounds at the most before the process is stopped
+    #[arg(long, value_name = "N", default_value_t = Rounds::default().most, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+
+    /// Stop the process once what is left can be sent in DUR (such as 100ms)
+    #[arg(long, value_name = "DUR", default_value = "100ms", value_parser = pc_cli::parse_duration)]
+    pub downtime_limit: Duration,
+
+    /// Give up, and let the original run on, rather than stop it for longer than the limit
+    #[arg(long)]
+    pub require_downtime: bool,
+
+    /// How written pages are found
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    pub track: Track,
 
     /// Let the original run on afterwards
     #[arg(long, group = "fate")]
@@ -43,6 +62,20 @@ pub struct Args {
     pub common: CommonArgs,
 }
 
+/// How written pages are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Track {
+    /// The best that the kernel has
+    #[default]
+    Auto,
+    /// userfaultfd (Linux 6.7 or later)
+    Uffd,
+    /// soft-dirty bits, where the kernel was built with them
+    SoftDirty,
+    /// Hashes of all pages
+    Hash,
+}
+
 /// What becomes of the original.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -55,6 +88,27 @@ pub enum Fate {
 }
 
 impl Args {
+    /// What is to be captured.
+    pub fn settings(&self) -> Settings {
+        let track = match self.track {
+            Track::Auto => pc_capture::Track::Auto,
+            Track::Uffd => pc_capture::Track::Uffd,
+            Track::SoftDirty => pc_capture::Track::SoftDirty,
+            Track::Hash => pc_capture::Track::Hash,
+        };
+        Settings { pid: self.pid, tcp_close: self.tcp_close, track }
+    }
+
+    /// When the process is to be stopped; `None` = at once.
+    pub fn rounds(&self) -> Option<Rounds> {
+        let rounds = Rounds {
+            most: self.rounds,
+            downtime_limit: self.downtime_limit,
+            require_downtime: self.require_downtime,
+        };
+        (!self.once).then_some(rounds)
+    }
+
     /// What becomes of the original if all goes well.
     pub fn fate(&self) -> Fate {
         match (self.leave_running, self.kill) {
@@ -75,7 +129,10 @@ mod tests {
         Args::command().debug_assert();
         assert!(Args::try_parse_from(["pc-dump", "1", "--kill", "--leave-running"]).is_err());
         assert!(Args::try_parse_from(["pc-dump", "0"]).is_err());
-        assert_eq!(Args::try_parse_from(["pc-dump", "1"]).unwrap().fate(), Fate::Stopped);
+        let plain = Args::try_parse_from(["pc-dump", "1"]).unwrap();
+        assert_eq!((plain.fate(), plain.rounds()), (Fate::Stopped, Some(Rounds::default())));
+        assert_eq!(Args::try_parse_from(["pc-dump", "1", "--once"]).unwrap().rounds(), None);
+        assert!(Args::try_parse_from(["pc-dump", "1", "--once", "--rounds", "3"]).is_err());
         assert_eq!(Args::try_parse_from(["pc-dump", "1", "--kill"]).unwrap().fate(), Fate::Killed);
     }
 }

@@ -5,13 +5,14 @@
 mod args;
 mod report;
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
-use pc_capture::{CaptureError, Figures, Frozen, Settings};
-use pc_cli::{Exit, Output, Progress, WithExit as _, signals};
+use pc_capture::{CaptureError, Figures, Frozen, RoundFigures, Settings};
+use pc_cli::{Exit, Output, Pending, Progress, WithExit as _, signals};
 use pc_image::Writer;
 
 use args::{Args, Fate};
@@ -24,18 +25,19 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<ExitCode> {
     let args: Args = pc_cli::parse();
-    let settings = Settings { pid: args.pid, tcp_close: args.tcp_close };
+    let settings = args.settings();
     if args.check {
         coded(pc_capture::check(&settings))?;
         return Ok(ExitCode::SUCCESS);
     }
     let cancel = signals::install().context("signals")?;
+    let stats = args.common.stats.as_deref().map(Pending::create).transpose()?;
     let output = pc_cli::output_until(TOOL, &cancel)?;
     let progress = Progress::new(TOOL, args.common.progress);
     let figures = dump(&args, &settings, output, cancel.flag(), &progress)?;
     progress.finish();
-    for round in &figures.rounds {
-        progress.round(&report::round(round));
+    if let Some(last) = figures.rounds.last() {
+        progress.round(&report::round(last));
     }
     if args.fate() == Fate::Stopped {
         let pid = args.pid;
@@ -43,9 +45,7 @@ fn run() -> anyhow::Result<ExitCode> {
             "pid {pid} is left stopped: kill -CONT {pid} resumes it, kill -KILL {pid} ends it"
         ));
     }
-    if let Some(path) = &args.common.stats {
-        pc_cli::write_stats(path, &report::Stats::new(&figures))?;
-    }
+    stats.map_or(Ok(()), |file| file.put_figures(&report::Stats::new(&figures)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -57,9 +57,16 @@ fn dump(
     cancel: Arc<AtomicBool>,
     progress: &Progress,
 ) -> anyhow::Result<Figures> {
+    let gauge = output.as_fd().try_clone_to_owned().context("standard output")?;
+    let mut watcher = Watcher { progress, output: gauge };
     let mut writer = coded(Writer::new(output, stream_id()?).map_err(CaptureError::from))?;
     progress.line(&format!("capturing pid {}", settings.pid));
-    let mut frozen = coded(pc_capture::dump_once(settings, &mut writer, &cancel))?;
+    let frozen = match args.rounds() {
+        Some(rounds) => pc_capture::dump(settings, rounds, &mut writer, &mut watcher, &cancel),
+        None => pc_capture::dump_once(settings, &mut writer, &mut watcher, &cancel),
+    };
+    drop(watcher);
+    let mut frozen = coded(frozen)?;
     coded(frozen.last_signals(&mut writer))?;
     if args.fate() != Fate::Running {
         coded(frozen.set_stop())?;
@@ -68,6 +75,26 @@ fn dump(
     let output = coded(writer.finish().map_err(CaptureError::from))?;
     frozen.committed();
     part(args.fate(), frozen, output)
+}
+
+/// What the library tells goes to people; what waits in our pipe is told to the library.
+struct Watcher<'a> {
+    progress: &'a Progress,
+    output: OwnedFd,
+}
+
+impl pc_capture::Caller for Watcher<'_> {
+    fn round(&mut self, figures: &RoundFigures) {
+        self.progress.round(&report::round(figures));
+    }
+
+    fn notice(&mut self, text: &str) {
+        self.progress.notice(text);
+    }
+
+    fn queued(&mut self) -> u64 {
+        pc_capture::queued(self.output.as_fd())
+    }
 }
 
 fn part(fate: Fate, frozen: Frozen, output: Output) -> anyhow::Result<Figures> {
@@ -102,7 +129,7 @@ fn coded<T>(result: Result<T, CaptureError>) -> anyhow::Result<T> {
         Err(error) => {
             let exit = match error {
                 CaptureError::Unsupported(_) => Exit::Unsupported,
-                CaptureError::Cancelled(_) => Exit::Cancelled,
+                CaptureError::Cancelled(_) | CaptureError::TooBusy { .. } => Exit::Cancelled,
                 _ => Exit::Failed,
             };
             Err(error).exit(exit)

@@ -1,12 +1,12 @@
 //! Figures in the form in which people and scripts get them.
 
-use pc_capture::{Figures, RoundFigures};
+use pc_capture::{Figures, RoundFigures, StopFigures};
 use pc_cli::Round;
 use serde::Serialize;
 
 const PAGE: u64 = pc_image::PAGE_SIZE;
 
-/// What `--stats` writes.
+/// What `--stats` writes. Times are whole microseconds.
 #[derive(Debug, Serialize)]
 pub struct Stats {
     freezing_time: u64,
@@ -16,20 +16,38 @@ pub struct Stats {
     pages_scanned: u64,
     pages_skipped_parent: u64,
     pages_written: u64,
+    first_pause: u64,
+    tracked_by: &'static str,
+    stop: Stop,
     rounds: Vec<Round>,
+}
+
+/// Where the time of the stop went. Copying goes on beside asking for registers and descriptors.
+#[derive(Debug, Serialize)]
+struct Stop {
+    freeze: u64,
+    scan: u64,
+    registers: u64,
+    descriptors: u64,
+    copy: u64,
+    write: u64,
 }
 
 impl Stats {
     /// Of a finished run.
     pub fn new(figures: &Figures) -> Self {
+        let StopFigures { freeze, scan, registers, descriptors, copy, write } = figures.stop;
         Self {
             freezing_time: figures.freezing_time,
             frozen_time: figures.frozen_time,
             memdump_time: figures.memdump_time,
             memwrite_time: figures.memwrite_time,
             pages_scanned: figures.pages_scanned,
-            pages_skipped_parent: 0,
+            pages_skipped_parent: figures.pages_skipped,
             pages_written: figures.pages_written(),
+            first_pause: figures.first_pause,
+            tracked_by: figures.tracked_by,
+            stop: Stop { freeze, scan, registers, descriptors, copy, write },
             rounds: figures.rounds.iter().map(round).collect(),
         }
     }
@@ -43,7 +61,7 @@ pub fn round(round: &RoundFigures) -> Round {
         pages: round.counts.pages,
         bytes: round.counts.pages * PAGE,
         elapsed_us: round.elapsed_us,
-        dirty_rate: None,
-        estimated_stop_us: None,
+        dirty_rate: round.dirty_rate,
+        estimated_stop_us: round.estimated_stop_us,
     }
 }

@@ -55,6 +55,19 @@ pub enum CaptureError {
     /// A signal asked to stop.
     #[error("cancelled; pid {0} runs on")]
     Cancelled(i32),
+    /// It writes memory faster than it can be sent, and may not be stopped for as long as that takes.
+    #[error(
+        "pid {pid} runs on: it would have to be stopped for about {} ms, above the limit of {} ms",
+        .stop.as_millis(), .limit.as_millis()
+    )]
+    TooBusy {
+        /// The process.
+        pid: i32,
+        /// How long the stop would be.
+        stop: std::time::Duration,
+        /// How long it may be.
+        limit: std::time::Duration,
+    },
     /// It died while it was being captured.
     #[error("pid {0} died meanwhile")]
     Died(i32),

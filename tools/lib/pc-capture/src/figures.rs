@@ -1,4 +1,4 @@
-//! What a run has measured.
+//! What a run has measured. Times are whole microseconds.
 
 use std::time::Instant;
 
@@ -13,11 +13,34 @@ pub struct RoundFigures {
     pub last: bool,
     /// Pages sent.
     pub counts: Counts,
-    /// Its time in microseconds.
+    /// Its time.
     pub elapsed_us: u64,
+    /// Bytes of pages that were written since, when it was through.
+    pub left: Option<u64>,
+    /// How fast the process writes to pages not written before in the round, in bytes a second.
+    pub dirty_rate: Option<u64>,
+    /// How long a stop would have taken then.
+    pub estimated_stop_us: Option<u64>,
 }
 
-/// Times in microseconds, named as CRIU names them.
+/// Where the time of the stop went. What ran beside something else is counted in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StopFigures {
+    /// Until all threads stood.
+    pub freeze: u64,
+    /// Mappings, and which pages were written.
+    pub scan: u64,
+    /// Registers and all else that only the process itself or a debugger can tell.
+    pub registers: u64,
+    /// Descriptors.
+    pub descriptors: u64,
+    /// Reading and sending pages.
+    pub copy: u64,
+    /// Sending the rest, until Commit was written.
+    pub write: u64,
+}
+
+/// All of it; the names at the top are CRIU's.
 #[derive(Debug, Clone, Default)]
 pub struct Figures {
     /// Until all threads stood.
@@ -30,18 +53,26 @@ pub struct Figures {
     pub memwrite_time: u64,
     /// Pages looked at.
     pub pages_scanned: u64,
+    /// Pages that were looked at and not sent, as they had not changed since they were.
+    pub pages_skipped: u64,
+    /// How long the process stood still for tracking to begin.
+    pub first_pause: u64,
+    /// How written pages were found; empty without rounds.
+    pub tracked_by: &'static str,
+    /// The stop.
+    pub stop: StopFigures,
     /// Each round.
     pub rounds: Vec<RoundFigures>,
-    pub(crate) frozen_at: Option<Instant>,
+    pub(crate) written_from: Option<Instant>,
 }
 
 impl Figures {
-    pub(crate) fn round(&mut self, round: u32, last: bool, counts: Counts, elapsed_us: u64) {
-        self.rounds.push(RoundFigures { round, last, counts, elapsed_us });
-    }
-
     /// Pages sent with their bytes, in all rounds.
     pub fn pages_written(&self) -> u64 {
         self.rounds.iter().map(|round| round.counts.pages).sum()
     }
+}
+
+pub(crate) fn micros(since: Instant) -> u64 {
+    since.elapsed().as_micros() as u64
 }

@@ -1,8 +1,8 @@
 //! A process -> records (into a [`pc_image::Sink`]).
 //!
 //! The ladder: the preflight names what cannot be moved before anything is touched ([`check`]); then what is known of the
-//! running process is sent; it is stopped; its mappings, their pages and all that exists only at the stop are sent; the
-//! caller's writer commits; and the original stays stopped, runs on, or is ended ([`Frozen`]). A failure before that
+//! running process is sent, and its memory in rounds ([`dump`]) unless it is to be stopped at once ([`dump_once`]); it is
+//! stopped; its mappings, the pages that are left and all that exists only at the stop are sent; the caller's writer commits; and the original stays stopped, runs on, or is ended ([`Frozen`]). A failure before that
 //! leaves it running as before.
 
 #![forbid(unsafe_code)]
@@ -15,6 +15,7 @@ mod eventfd;
 mod external;
 mod figures;
 mod file;
+mod frozen;
 mod inet;
 mod inside;
 mod machine;
@@ -25,29 +26,27 @@ mod pipe;
 mod procfs;
 mod regular;
 mod restart;
+mod rounds;
+mod session;
+mod settings;
 mod signal;
 mod signalfd;
 mod sockopts;
+mod stop;
 mod task;
 mod thread;
 mod timerfd;
 mod unix;
 
-pub use dump::{Frozen, Session, dump_once};
+pub use dump::{dump, dump_once};
 pub use error::{CaptureError, Result, Unsupported};
-pub use figures::{Figures, RoundFigures};
+pub use figures::{Figures, RoundFigures, StopFigures};
+pub use frozen::Frozen;
 pub use machine::clocks;
-pub use memory::{Present, Span, present};
+pub use memory::{How, Present, Span, present};
 pub use pages::{Copied, CopyPlan, copy};
-
-/// What to capture, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Settings {
-    /// The process, in the caller's pid namespace.
-    pub pid: i32,
-    /// Connected TCP sockets are not taken along: the copy finds them reset.
-    pub tcp_close: bool,
-}
+pub use pc_sys::fcntl::queued;
+pub use settings::{Caller, Rounds, Settings, Track};
 
 /// Finds what cannot be moved, without touching the process: [`CaptureError::Unsupported`] names all of it.
 pub fn check(settings: &Settings) -> Result<()> {

@@ -174,6 +174,19 @@ pub struct Span {
     pub end: u64,
     /// The process itself may read them; else they are read as a debugger does.
     pub readable: bool,
+    /// What to do with them.
+    pub how: How,
+}
+
+/// What is to be done with pages once they are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// They are sent.
+    Send,
+    /// They are sent, and their hashes noted.
+    Note,
+    /// They are sent if their hashes differ from those noted before.
+    Compare,
 }
 
 /// The pages of mappings that carry content, and guard pages.
@@ -210,7 +223,7 @@ pub fn present(pid: i32, pagemap: &Pagemap, vmas: &[Vma]) -> Result<Present> {
                 found.guards.push((region.start, region.end));
             } else {
                 let readable = vma.prot & prot::READ != 0;
-                found.spans.push(Span { start: region.start, end: region.end, readable });
+                found.spans.push(Span { start: region.start, end: region.end, readable, how: How::Send });
             }
         }
     }

@@ -220,6 +220,26 @@ fn family_name(family: i32) -> String {
     }
 }
 
+/// Whether a description lets devices write into the process's memory unseen by its page tables.
+pub(crate) fn is_direct_io(file: &OpenFile) -> bool {
+    file.flags & libc::O_DIRECT as u32 != 0 && matches!(file.kind, OpenFileKind::Regular(_))
+}
+
+/// Whether the process has such a descriptor now; a pipe in packet mode, which has the same flag, is none.
+pub(crate) fn uses_direct_io(pid: i32) -> Result<bool> {
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo")).of(pid, "listing its descriptors")? {
+        let entry = entry.of(pid, "listing its descriptors")?;
+        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        // One that was closed meanwhile is seen by neither.
+        let direct = FdInfo::read(pid, fd).is_ok_and(|info| info.flags & libc::O_DIRECT as u32 != 0);
+        if direct && std::fs::metadata(format!("/proc/{pid}/fd/{fd}")).is_ok_and(|m| !m.file_type().is_fifo())
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn still_there(pid: i32, descriptor: &Descriptor) -> bool {
     std::fs::read_link(format!("/proc/{pid}/fd/{}", descriptor.fd))
         .is_ok_and(|link| link.as_os_str() == OsStr::from_bytes(&descriptor.link))

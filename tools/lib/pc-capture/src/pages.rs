@@ -7,9 +7,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use pc_image::{Counts, ImageError, PAGE_SIZE, PageRun, Record, Sink, SpaceId, ZeroPages};
 use pc_sys::mem::{IOV_MAX, ProcMem, RemoteRange, read_remote_ranges};
+use pc_track::Hashes;
 
 use crate::error::{CaptureError, Context, Result};
-use crate::memory::Span;
+use crate::memory::{How, Span};
 
 /// Bytes read at once, and the most in a frame.
 const CHUNK: usize = 1 << 20;
@@ -40,14 +41,21 @@ pub struct CopyPlan<'a> {
 pub struct Copied {
     /// Pages and zero pages sent.
     pub counts: Counts,
+    /// Pages that were compared and had not changed.
+    pub unchanged: u64,
     /// Microseconds spent putting.
     pub write_us: u64,
 }
 
-/// Copies `spans` (ascending) into `sink`.
-pub fn copy(plan: CopyPlan<'_>, spans: &[Span], sink: &mut (dyn Sink + Send)) -> Result<Copied> {
+/// Copies `spans` (ascending) into `sink`; `hashes` are those of what was sent before.
+pub fn copy(
+    plan: CopyPlan<'_>,
+    spans: &[Span],
+    hashes: &mut Hashes,
+    sink: &mut (dyn Sink + Send),
+) -> Result<Copied> {
     let total: u64 = spans.iter().map(|s| s.end - s.start).sum();
-    let mut reader = Reader::new(plan)?;
+    let mut reader = Reader::new(plan, hashes)?;
     if total <= SMALL {
         return copy_here(&mut reader, spans, sink);
     }
@@ -65,7 +73,7 @@ pub fn copy(plan: CopyPlan<'_>, spans: &[Span], sink: &mut (dyn Sink + Send)) ->
         // If both failed, the writer's error came first: the reader's is that nobody takes its chunks.
         let mut copied = put.map_err(CaptureError::Write)?;
         read?;
-        copied.counts.zero_pages += reader.zero_pages;
+        reader.add_to(&mut copied);
         Ok(copied)
     })
 }
@@ -78,7 +86,7 @@ fn copy_here(reader: &mut Reader<'_>, spans: &[Span], sink: &mut (dyn Sink + Sen
         let more = reader.fill(&mut cut, &mut chunk)?;
         chunk.put(reader.plan.space, sink, &mut copied)?;
         if !more {
-            copied.counts.zero_pages += reader.zero_pages;
+            reader.add_to(&mut copied);
             return Ok(copied);
         }
     }
@@ -192,7 +200,7 @@ impl<'a> Cutter<'a> {
             }
             let start = span.start + self.done;
             let len = room.min(span.end - start);
-            out.push(Span { start, end: start + len, readable: span.readable });
+            out.push(Span { start, end: start + len, ..*span });
             room -= len;
             self.done += len;
             if start + len == span.end {
@@ -206,16 +214,23 @@ impl<'a> Cutter<'a> {
 struct Reader<'a> {
     plan: CopyPlan<'a>,
     mem: ProcMem,
+    hashes: &'a mut Hashes,
     batch: Vec<Span>,
     /// Zero ranges found and not sent yet.
     zero: Vec<(u64, u64)>,
     zero_pages: u64,
+    unchanged: u64,
 }
 
 impl<'a> Reader<'a> {
-    fn new(plan: CopyPlan<'a>) -> Result<Self> {
+    fn new(plan: CopyPlan<'a>, hashes: &'a mut Hashes) -> Result<Self> {
         let mem = ProcMem::open(plan.pid).of(plan.pid, "opening its memory")?;
-        Ok(Self { plan, mem, batch: Vec::new(), zero: Vec::new(), zero_pages: 0 })
+        Ok(Self { plan, mem, hashes, batch: Vec::new(), zero: Vec::new(), zero_pages: 0, unchanged: 0 })
+    }
+
+    fn add_to(&self, copied: &mut Copied) {
+        copied.counts.zero_pages += self.zero_pages;
+        copied.unchanged += self.unchanged;
     }
 
     /// Fills a chunk; false if it is the last.
@@ -242,10 +257,11 @@ impl<'a> Reader<'a> {
         let readable = batch.first().is_some_and(|s| s.readable);
         let got = if readable { self.read_fast(&ranges, &mut chunk.buf)? } else { 0 };
         let mut at = 0;
-        for range in &ranges {
-            for page in (0..range.len as u64).step_by(PAGE) {
-                let addr = range.addr + page;
-                if at + PAGE <= got || self.read_page(addr, &mut chunk.buf[at..at + PAGE])? {
+        for span in batch {
+            for addr in (span.start..span.end).step_by(PAGE) {
+                if (at + PAGE <= got || self.read_page(addr, &mut chunk.buf[at..at + PAGE])?)
+                    && self.is_wanted(span.how, addr, &chunk.buf[at..at + PAGE])
+                {
                     self.sort(addr, at, chunk);
                 }
                 at += PAGE;
@@ -272,6 +288,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Whether a page is to be sent. Hashes are of the very bytes that are.
+    fn is_wanted(&mut self, how: How, addr: u64, page: &[u8]) -> bool {
+        let changed = how == How::Send || self.hashes.changed(addr, page);
+        let wanted = changed || how == How::Note;
+        self.unchanged += u64::from(!wanted);
+        wanted
+    }
+
     fn sort(&mut self, addr: u64, at: usize, chunk: &mut Chunk) {
         if chunk.buf[at..at + PAGE] != ZERO {
             return chunk.add_page(addr, at);
@@ -290,7 +314,7 @@ mod tests {
 
     #[test]
     fn spans_are_cut_at_the_chunk_and_where_readability_changes() {
-        let span = |start: u64, end: u64, readable| Span { start, end, readable };
+        let span = |start: u64, end: u64, readable| Span { start, end, readable, how: How::Send };
         let mib = 1 << 20;
         let spans = [
             span(0, 3 * mib / 2, true),

@@ -1,4 +1,4 @@
-//! fcntl(2): the commands that nix lacks.
+//! fcntl(2) and ioctl(2): the commands that nix lacks.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -38,4 +38,41 @@ pub fn duplicate(number: i32) -> io::Result<OwnedFd> {
     let fd = check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) }.into())?;
     // SAFETY: the kernel has just given us this descriptor, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Bytes written to a pipe or socket that have not left it for its reader or the network; 0 for anything else.
+pub fn queued(fd: BorrowedFd<'_>) -> u64 {
+    // SAFETY: all-zero bytes are a valid `stat`, which the kernel then fills.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `stat` is writable.
+    let known = unsafe { libc::fstat(fd.as_raw_fd(), &raw mut stat) } == 0;
+    let request = match stat.st_mode & libc::S_IFMT {
+        libc::S_IFIFO if known => libc::FIONREAD,
+        libc::S_IFSOCK if known => libc::TIOCOUTQ, // the same as SIOCOUTQ: tcp(7), unix(7)
+        _ => return 0,
+    };
+    let mut bytes = 0i32;
+    // SAFETY: both requests write an int to their argument.
+    let asked = unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw mut bytes) } == 0;
+    if asked { u64::try_from(bytes).unwrap_or(0) } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn what_waits_in_pipes_and_sockets_is_told_and_files_have_no_queue() {
+        let (_reader, mut pipe) = std::io::pipe().unwrap();
+        pipe.write_all(&[0; 100]).unwrap();
+        assert_eq!(queued(pipe.as_fd()), 100);
+        let (mut socket, _peer) = UnixStream::pair().unwrap();
+        socket.write_all(&[0; 100]).unwrap();
+        assert!(queued(socket.as_fd()) >= 100);
+        assert_eq!(queued(std::fs::File::open("/proc/self/exe").unwrap().as_fd()), 0);
+    }
 }

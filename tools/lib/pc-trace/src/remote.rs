@@ -20,6 +20,8 @@ use crate::{Tid, sigframe};
 
 /// Entries of the scratch area: the most calls that run without a stop.
 const ENTRIES: usize = 2048;
+/// The most that a frame and what is around it take of the main stack.
+const STACK_BYTES: u64 = 64 << 10;
 /// Bytes below the stack pointer that belong to the function that runs (x86-64 psABI).
 const RED_ZONE: u64 = 128;
 
@@ -56,6 +58,10 @@ struct Slots {
 }
 
 impl<'a> Remote<'a> {
+    /// So many bytes at the low end of the main stack's mapping are in use during remote calls, and are put back behind
+    /// them: whoever reads them meanwhile does not read the target's own.
+    pub const STACK_BYTES: u64 = STACK_BYTES;
+
     pub(crate) fn begin(tracees: &'a mut Tracees, data: usize) -> Result<Self, TraceError> {
         let pid = tracees.pid();
         let memory = ProcMem::open(pid).kernel("opening the memory", pid)?;
@@ -298,6 +304,10 @@ impl Boot {
         let frame = (start + STACK_ROOM).next_multiple_of(64);
         let entry = (frame + frame_len).next_multiple_of(16);
         let top = entry + ENTRY as u64;
+        if top - start > STACK_BYTES {
+            let what = "an extended state too large to work on its main stack".to_owned();
+            return Err(TraceError::Unsupported { pid: leader.tid, what });
+        }
         let mut saved = vec![0; (top.min(end) - start) as usize];
         memory.read(start, &mut saved).kernel("reading the stack", leader.tid)?;
         let sp = leader.regs.rsp;

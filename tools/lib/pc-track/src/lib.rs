@@ -75,7 +75,7 @@ pub enum TrackError {
 }
 
 /// A method that learns of writes from the kernel.
-pub trait Tracker {
+pub trait Tracker: std::fmt::Debug {
     /// Its name, as `--track` takes it.
     fn name(&self) -> &'static str;
 
@@ -97,6 +97,10 @@ pub trait Tracker {
         clear: bool,
         out: &mut Vec<Run>,
     ) -> Result<Found, TrackError>;
+
+    /// To be called behind the scans with `clear` of a round, where the method can clear only everything at once. The
+    /// target must stand from the first of these scans until then if [`Tracker::needs_pause`].
+    fn clear_all(&mut self) -> Result<(), TrackError>;
 
     /// Ends tracking of a range, in small pieces, as each holds the address space's lock.
     fn untrack(&mut self, range: Range) -> Result<(), TrackError>;

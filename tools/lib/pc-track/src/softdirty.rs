@@ -13,7 +13,7 @@ const SWAPPED: u64 = 1 << 62;
 const PRESENT: u64 = 1 << 63;
 
 /// Tracks by soft-dirty bits. They are read with the target standing, and cleared for the whole address space at once by
-/// [`SoftDirty::clear`] before it goes on. New mappings are born soft-dirty, so none is ever lost.
+/// [`Tracker::clear_all`] before it goes on. New mappings are born soft-dirty, so none is ever lost.
 #[derive(Debug)]
 pub struct SoftDirty {
     pagemap: File,
@@ -28,7 +28,7 @@ impl SoftDirty {
         let base = page.as_ptr() as u64;
         let addr = base.next_multiple_of(PAGE);
         let seen = Self::begin(std::process::id() as i32).and_then(|mut own| {
-            own.clear()?;
+            own.clear_all()?;
             page[(addr - base) as usize] = std::hint::black_box(2);
             let mut out = Vec::new();
             own.scan((addr, addr + PAGE), What::Anonymous, false, &mut out)?;
@@ -43,11 +43,6 @@ impl SoftDirty {
         let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(kernel("opening the page map"))?;
         let clear_refs = OpenOptions::new().write(true).open(format!("/proc/{pid}/clear_refs"));
         Ok(Self { pagemap, clear_refs: clear_refs.map_err(kernel("opening clear_refs"))? })
-    }
-
-    /// Clears all bits of the address space.
-    pub fn clear(&mut self) -> Result<(), TrackError> {
-        self.clear_refs.write_all(b"4\n").map_err(kernel("clearing soft-dirty bits"))
     }
 }
 
@@ -64,7 +59,7 @@ impl Tracker for SoftDirty {
         Ok(true)
     }
 
-    /// `clear` has no effect here: the bits can be cleared only all at once, see [`SoftDirty::clear`].
+    /// `clear` has no effect here: the bits can be cleared only all at once, see [`Tracker::clear_all`].
     fn scan(
         &mut self,
         (start, end): Range,
@@ -89,6 +84,11 @@ impl Tracker for SoftDirty {
             at += pages * PAGE;
         }
         Ok(Found::Tracked)
+    }
+
+    /// Clears all bits of the address space.
+    fn clear_all(&mut self) -> Result<(), TrackError> {
+        self.clear_refs.write_all(b"4\n").map_err(kernel("clearing soft-dirty bits"))
     }
 
     fn untrack(&mut self, _range: Range) -> Result<(), TrackError> {

@@ -114,6 +114,10 @@ impl Tracker for Uffd {
         Ok(Found::Tracked)
     }
 
+    fn clear_all(&mut self) -> Result<(), TrackError> {
+        Ok(()) // each scan has cleared its range
+    }
+
     fn untrack(&mut self, (start, end): Range) -> Result<(), TrackError> {
         let mut at = start;
         while at < end {

@@ -135,7 +135,7 @@ fn soft_dirty_sees_a_write_or_says_that_the_kernel_lacks_it() {
     }
     let mut guest = Guest::start();
     let mut tracker = SoftDirty::begin(guest.child.id() as i32).unwrap();
-    tracker.clear().unwrap();
+    tracker.clear_all().unwrap();
     guest.tell("write 4");
     let mut runs = Vec::new();
     tracker.scan(RANGE, What::Anonymous, false, &mut runs).unwrap();

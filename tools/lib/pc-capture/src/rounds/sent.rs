@@ -41,6 +41,16 @@ impl Sent {
         }
     }
 
+    /// Whether any of a range is in the set.
+    pub fn overlaps(&self, start: u64, end: u64) -> bool {
+        self.0.range(..end).next_back().is_some_and(|(_, e)| *e > start)
+    }
+
+    /// The ranges, ascending.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter().map(|(start, end)| (*start, *end))
+    }
+
     /// What is in the set and not among `content` (ascending, not overlapping), and takes it out: pages that were sent
     /// and are no more.
     pub fn take_missing(&mut self, content: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
@@ -87,7 +97,7 @@ mod tests {
     }
 
     fn ranges(sent: &Sent) -> Vec<(u64, u64)> {
-        sent.0.iter().map(|(s, e)| (*s, *e)).collect()
+        sent.ranges().collect()
     }
 
     #[test]

@@ -1,0 +1,95 @@
+//! The process standing still, with all sent but Commit, and what then becomes of it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use pc_image::{Counts, Record, RoundEnd, SigInfo, Sink, TaskState, Thread};
+use pc_sys::pidfd::pidfd_send_signal;
+use pc_trace::Tracees;
+
+use crate::error::{Context, Result};
+use crate::figures::{Figures, micros};
+use crate::rounds::Tracking;
+use crate::signal;
+
+/// The process stands still, and all that is to be said of it was sent but for Commit. Dropped, it runs on as if
+/// nothing had been.
+#[derive(Debug)]
+pub struct Frozen {
+    // The order of these two is that in which they are dropped: first the process runs, then tracking ends.
+    pub(crate) tracees: Tracees,
+    pub(crate) tracking: Tracked,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) state: TaskState,
+    pub(crate) threads: Vec<Thread>,
+    pub(crate) since: Instant,
+    pub(crate) figures: Figures,
+}
+
+/// Tracking that ends piece by piece when it is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Tracked(pub Option<Tracking>);
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        if let Some(tracking) = &mut self.0 {
+            tracking.end();
+        }
+    }
+}
+
+impl Frozen {
+    /// Looks once more at what signals wait, as some may have arrived meanwhile, and sends again what has changed; then
+    /// the end of the round. Fails if the process has died.
+    pub fn last_signals(&mut self, sink: &mut dyn Sink) -> Result<()> {
+        let pid = self.tracees.pid();
+        let pending = signal::pending(self.tracees.pending(pid, true)?);
+        if pending != self.state.pending {
+            self.state.pending = pending;
+            sink.record(&Record::TaskState(self.state.clone()))?;
+        }
+        let held = self.tracees.tids();
+        for (tid, thread) in held.into_iter().zip(&mut self.threads) {
+            let pending: Vec<SigInfo> = signal::pending(self.tracees.pending(tid, false)?);
+            if pending != thread.pending {
+                thread.pending = pending;
+                sink.record(&Record::Thread(thread.clone()))?;
+            }
+        }
+        let last = self.figures.rounds.last();
+        let (number, counts) = last.map_or((0, Counts::default()), |round| (round.round, round.counts));
+        sink.record(&Record::RoundEnd(RoundEnd { number, counts }))?;
+        Ok(())
+    }
+
+    /// Gives the process a stop that outlives us. Taken back on drop.
+    pub fn set_stop(&mut self) -> Result<()> {
+        Ok(self.tracees.set_stop()?)
+    }
+
+    /// Commit is written: no more time counts as frozen on the way of the stream.
+    pub fn committed(&mut self) {
+        self.figures.frozen_time = micros(self.since);
+        if let Some(from) = self.figures.written_from {
+            self.figures.stop.write = micros(from);
+        }
+    }
+
+    /// Lets go of the process. It runs on, or stays stopped if it was given a stop.
+    pub fn let_go(self) -> Result<Figures> {
+        let Self { tracees, tracking, figures, .. } = self;
+        tracees.detach()?;
+        drop(tracking);
+        Ok(figures)
+    }
+
+    /// Ends the process; does not wait until its memory is freed.
+    pub fn kill(self) -> Result<Figures> {
+        let Self { tracees, tracking, figures, pidfd, .. } = self;
+        pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).of(tracees.pid(), "ending it")?;
+        // It is dying: whatever fails here fails because of that.
+        let _ = tracees.detach();
+        drop(tracking);
+        Ok(figures)
+    }
+}

@@ -1,0 +1,198 @@
+//! Rounds: the memory of the running process is sent, then what was written meanwhile, until a stop would be short.
+
+mod changes;
+mod pace;
+mod rule;
+mod sent;
+mod tracking;
+
+pub(crate) use changes::{diff, is_empty};
+pub(crate) use pace::Pace;
+pub(crate) use sent::Sent;
+pub(crate) use tracking::{Pass, Scan, Tracking};
+
+use std::time::{Duration, Instant};
+
+use pc_image::{Counts, MapChange, PAGE_SIZE, Record, RoundBegin, RoundEnd, Sink, Vma, Zap};
+use pc_trace::Tracees;
+
+use crate::error::{CaptureError, Result};
+use crate::figures::{RoundFigures, micros};
+use crate::machine;
+use crate::openfile::uses_direct_io;
+use crate::session::Session;
+use crate::settings::Rounds;
+use crate::task::SPACE;
+use rule::{Rule, Verdict, Why};
+
+/// What a stop takes besides what grows with the pages and threads.
+const STOP_BASE: Duration = Duration::from_millis(2);
+/// Bytes that are read and hashed in a second, at the least.
+const HASH_RATE: u64 = 4 << 30;
+/// A pause between looks at what still has to leave.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// What has become of the memory.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    pub mappings: MapChange,
+    /// Pages that the destination holds and the process no longer has.
+    pub zaps: Vec<(u64, u64)>,
+    pub scan: Scan,
+}
+
+impl Session<'_> {
+    /// The first pause: the process stands still just long enough to have its writes tracked.
+    pub(crate) fn begin_tracking(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let mut tracees = self.freeze()?;
+        let tracking = Tracking::begin(&mut tracees, self.settings.track, self.caller);
+        let gone = tracees.detach();
+        self.figures.first_pause = micros(began);
+        let tracking = tracking?;
+        self.figures.tracked_by = tracking.name();
+        self.tracking.0 = Some(tracking);
+        Ok(gone?)
+    }
+
+    /// Round after round. Gives the number of the round that is to be the last.
+    pub(crate) fn rounds(&mut self, settings: Rounds) -> Result<u32> {
+        let mut rule = Rule::new(settings);
+        for number in 0..settings.most {
+            let mut figures = self.round(number)?;
+            self.let_it_leave()?;
+            let left = self.left()?;
+            let stop = self.foretell(left);
+            figures.left = Some(left);
+            figures.dirty_rate = Some((left as f64 * 1e6 / figures.elapsed_us.max(1) as f64) as u64);
+            figures.estimated_stop_us = Some(stop.as_micros() as u64);
+            self.caller.round(&figures);
+            self.figures.rounds.push(figures);
+            match rule.judge(left, stop) {
+                Verdict::GoOn => {}
+                Verdict::GiveUp(_) => {
+                    let limit = settings.downtime_limit;
+                    return Err(CaptureError::TooBusy { pid: self.target.pid, stop, limit });
+                }
+                Verdict::Stop(why) => {
+                    self.say_why(why, stop, settings);
+                    return Ok(number + 1);
+                }
+            }
+        }
+        Ok(settings.most)
+    }
+
+    fn say_why(&mut self, why: Why, stop: Duration, settings: Rounds) {
+        if stop <= settings.downtime_limit {
+            return;
+        }
+        let because = match why {
+            Why::Stalled => "it writes memory about as fast as it is sent",
+            _ => "no more rounds are allowed",
+        };
+        let text = format!(
+            "{because}: it is stopped for about {} ms, though {} ms were the limit",
+            stop.as_millis(),
+            settings.downtime_limit.as_millis()
+        );
+        self.caller.notice(&text);
+    }
+
+    /// One round of the running process.
+    fn round(&mut self, number: u32) -> Result<RoundFigures> {
+        self.check_cancel()?;
+        let pid = self.target.pid;
+        let began = Instant::now();
+        self.sink.pace.begin_round(began);
+        self.counts = Counts::default();
+        self.descriptors()?;
+        let clocks = machine::clocks(pid)?;
+        let pause = self.pause_if_needed()?;
+        let vmas = self.look_at_mappings()?;
+        // Before and behind: what is in flight while pages are cleared was opened before or is open still.
+        let direct = uses_direct_io(pid)?;
+        let mut changes = self.changes(&vmas, Pass::Round)?;
+        if (direct || uses_direct_io(pid)?)
+            && let Some(tracking) = &mut self.tracking.0
+        {
+            tracking.direct_io(number, &mut changes.scan, self.caller);
+        }
+        if let Some(tracees) = pause {
+            tracees.detach()?;
+        }
+        self.put(Record::RoundBegin(RoundBegin { number, last: false, clocks }))?;
+        self.births()?;
+        self.mappings(changes.mappings, vmas)?;
+        self.zaps(changes.zaps)?;
+        let spans = changes.scan.found.spans;
+        spans.iter().for_each(|span| self.sent.insert(span.start, span.end));
+        self.copy(&spans, true)?;
+        let counts = self.counts;
+        self.put(Record::RoundEnd(RoundEnd { number, counts }))?;
+        self.sink.flush()?;
+        self.sink.pace.end_round(Instant::now());
+        Ok(RoundFigures { round: number, counts, elapsed_us: micros(began), ..RoundFigures::default() })
+    }
+
+    fn pause_if_needed(&mut self) -> Result<Option<Tracees>> {
+        match &self.tracking.0 {
+            Some(tracking) if tracking.needs_pause() => self.freeze().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// What has become of mappings and pages since the last round; everything where there was none.
+    pub(crate) fn changes(&mut self, vmas: &[Vma], pass: Pass) -> Result<Changes> {
+        let scan = match &mut self.tracking.0 {
+            Some(tracking) => tracking.scan(vmas, pass, self.caller)?,
+            None => Scan::whole(self.target.pid, vmas)?,
+        };
+        let mappings = diff(SPACE, &self.vmas, vmas, |vma| scan.lost.binary_search(&vma.start).is_ok());
+        mappings.unmap.iter().for_each(|(start, end)| self.sent.remove(*start, *end));
+        let zaps = self.sent.take_missing(scan.content.iter().copied());
+        if let Some(tracking) = &mut self.tracking.0 {
+            mappings.unmap.iter().chain(&zaps).for_each(|range| tracking.forget(*range));
+        }
+        self.figures.pages_scanned += scan.found.scanned;
+        self.figures.pages_skipped += scan.skipped();
+        Ok(Changes { mappings, zaps, scan })
+    }
+
+    pub(crate) fn zaps(&mut self, ranges: Vec<(u64, u64)>) -> Result<()> {
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        self.counts.zapped_pages += ranges.iter().map(|(start, end)| (end - start) / PAGE_SIZE).sum::<u64>();
+        self.put(Record::Zap(Zap { space: SPACE, ranges }))
+    }
+
+    /// Waits until what was sent has left, as far as can be told: a stop behind full buffers would be longer.
+    fn let_it_leave(&mut self) -> Result<()> {
+        loop {
+            self.check_cancel()?;
+            let wait = self.sink.pace.wait(Instant::now());
+            let queued = self.caller.queued();
+            if wait.is_zero() && queued == 0 {
+                return Ok(());
+            }
+            // A reader that takes nothing is waited for here rather than with the process stopped.
+            std::thread::sleep(wait.clamp(LOOK, 20 * LOOK));
+        }
+    }
+
+    fn left(&mut self) -> Result<u64> {
+        let Some(tracking) = &mut self.tracking.0 else { return Ok(0) };
+        let hashed = if tracking.is_hashing() { self.counts.pages * PAGE_SIZE } else { 0 };
+        tracking.left(&self.vmas, hashed)
+    }
+
+    /// How long a stop would be now.
+    fn foretell(&self, left: u64) -> Duration {
+        let sending = self.sink.pace.time_for(left).unwrap_or_default();
+        let compared =
+            self.tracking.0.as_ref().map_or(0, |tracking| tracking.compared(&self.sent)) * PAGE_SIZE;
+        let hashing = Duration::from_micros(compared * 1_000 / (HASH_RATE / 1_000));
+        STOP_BASE + sending + hashing
+    }
+}

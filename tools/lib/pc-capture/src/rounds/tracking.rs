@@ -1,0 +1,349 @@
+//! Which pages of the process are to be sent: mapping by mapping, by the method that fits it.
+//!
+//! What the kernel tells of writes has blind spots: a page into which a device reads (O_DIRECT) after it was sent and
+//! write-protected changes unseen. Once a descriptor opened so was seen, every page sent is hashed, and at the stop the pages
+//! that count as unwritten are compared with their hashes.
+
+use std::time::Instant;
+
+use pc_image::{Backing, PAGE_SIZE, Vma, prot};
+use pc_sys::pagemap::Pagemap;
+use pc_trace::Tracees;
+use pc_track::{Found, Hashes, Run, SoftDirty, TrackError, Tracker, Uffd, What};
+
+use crate::error::{CaptureError, Context, Result, unsupported};
+use crate::memory::{self, How, Present, Span, carries_pages};
+use crate::rounds::sent::Sent;
+use crate::settings::{Caller, Track};
+
+/// Room for the one remote call that tracking needs.
+const REMOTE_ROOM: usize = 4096;
+
+/// What a scan has found.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// What is to be sent, or compared; guard pages.
+    pub found: Present,
+    /// All pages that carry content, sent or not, ascending.
+    pub content: Vec<(u64, u64)>,
+    /// Mappings (by their first address) that were not tracked: new, or another one at the same place.
+    pub lost: Vec<u64>,
+}
+
+impl Scan {
+    /// Of a process whose memory is sent for the first time, and which stands still.
+    pub fn whole(pid: i32, vmas: &[Vma]) -> Result<Self> {
+        let pagemap = Pagemap::open(pid).of(pid, "opening its page map")?;
+        let found = memory::present(pid, &pagemap, vmas)?;
+        let content = found.spans.iter().map(|span| (span.start, span.end)).collect();
+        Ok(Self { found, content, lost: Vec::new() })
+    }
+
+    /// The content that is neither sent nor compared.
+    pub fn rest(&self) -> Vec<Span> {
+        let mut spans = Sent::default();
+        self.content.iter().for_each(|(start, end)| spans.insert(*start, *end));
+        self.found.spans.iter().for_each(|span| spans.remove(span.start, span.end));
+        // Read as a debugger does, which needs no look at the protection.
+        spans.ranges().map(|(start, end)| Span { start, end, readable: false, how: How::Send }).collect()
+    }
+
+    /// Pages with content that are neither sent nor compared.
+    pub fn skipped(&self) -> u64 {
+        let content: u64 = self.content.iter().map(|(start, end)| end - start).sum();
+        let spans: u64 = self.found.spans.iter().map(|span| span.end - span.start).sum();
+        content.saturating_sub(spans) / PAGE_SIZE
+    }
+}
+
+/// What the pass is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pass {
+    /// A round: written pages count as unwritten from here on, new mappings are tracked.
+    Round,
+    /// The stop: nothing is tracked any further.
+    Stop,
+}
+
+/// Tracking of one process.
+#[derive(Debug)]
+pub(crate) struct Tracking {
+    pid: i32,
+    pagemap: Pagemap,
+    tracker: Option<Box<dyn Tracker>>,
+    pub hashes: Hashes,
+    /// Ranges that the tracker does not take.
+    hashed: Sent,
+    /// Mappings tracked now, to be untracked.
+    tracked: Sent,
+    /// O_DIRECT was seen: from this round on, or too late for hashes to be of use.
+    direct: Direct,
+    runs: Vec<Run>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direct {
+    No,
+    /// Seen before anything was sent, so that all that was sent was hashed.
+    Hashed,
+    /// Seen later: at the stop everything has to be sent once more.
+    Late,
+}
+
+impl Tracking {
+    /// Chooses the method and has the process, which must stand still for it, do what it takes.
+    pub fn begin(tracees: &mut Tracees, track: Track, caller: &mut dyn Caller) -> Result<Self> {
+        let pid = tracees.pid();
+        let pagemap = Pagemap::open(pid).of(pid, "opening its page map")?;
+        let tracker: Option<Box<dyn Tracker>> = match track {
+            Track::Uffd => Some(Box::new(uffd(tracees)?.or_else(|why| no_tracker(pid, &why))?)),
+            Track::SoftDirty => Some(Box::new(soft_dirty(pid)?.or_else(|why| no_tracker(pid, &why))?)),
+            Track::Hash => None,
+            Track::Auto => automatic(tracees, caller)?,
+        };
+        Ok(Self {
+            pid,
+            pagemap,
+            tracker,
+            hashes: Hashes::new(seed()),
+            hashed: Sent::default(),
+            tracked: Sent::default(),
+            direct: Direct::No,
+            runs: Vec::new(),
+        })
+    }
+
+    /// The method's name, as `--track` takes it.
+    pub fn name(&self) -> &'static str {
+        self.tracker.as_ref().map_or("hash", |tracker| tracker.name())
+    }
+
+    /// Whether the process has to stand for a scan that clears.
+    pub fn needs_pause(&self) -> bool {
+        self.tracker.as_ref().is_some_and(|tracker| tracker.needs_pause())
+    }
+
+    /// Whether written pages are found by hashing alone.
+    pub fn is_hashing(&self) -> bool {
+        self.tracker.is_none()
+    }
+
+    /// Whether writes that tracking cannot see are provided for.
+    pub fn knows_direct_io(&self) -> bool {
+        self.tracker.is_none() || self.direct != Direct::No
+    }
+
+    /// The destination holds the pages of a range no longer.
+    pub fn forget(&mut self, range: (u64, u64)) {
+        self.hashes.forget(range);
+    }
+
+    /// The process has a descriptor with O_DIRECT; `round` was scanned and is to be sent.
+    pub fn direct_io(&mut self, round: u32, scan: &mut Scan, caller: &mut dyn Caller) {
+        if self.tracker.is_none() || self.direct != Direct::No {
+            return;
+        }
+        if round == 0 {
+            let sent = scan.found.spans.iter_mut().filter(|span| span.how == How::Send);
+            sent.for_each(|span| span.how = How::Note);
+        }
+        self.direct = if round == 0 { Direct::Hashed } else { Direct::Late };
+        caller.notice(match self.direct {
+            Direct::Late => "it has begun to use O_DIRECT, which tracking cannot see: all of its memory is sent at the stop",
+            _ => "it uses O_DIRECT, which tracking cannot see: its pages are hashed, and compared at the stop",
+        });
+    }
+
+    /// Looks at all mappings.
+    pub fn scan(&mut self, vmas: &[Vma], pass: Pass, caller: &mut dyn Caller) -> Result<Scan> {
+        let mut scan = Scan::default();
+        for vma in vmas.iter().filter(|vma| carries_pages(vma)) {
+            scan.found.scanned += (vma.end - vma.start) / PAGE_SIZE;
+            match &self.tracker {
+                Some(_) if !self.hashed.overlaps(vma.start, vma.end) => {
+                    self.by_tracker(vma, pass, &mut scan, caller)?
+                }
+                _ => self.by_hash(vma, &mut scan)?,
+            }
+        }
+        if let (Some(tracker), Pass::Round) = (&mut self.tracker, pass) {
+            tracker.clear_all().map_err(|err| failed(self.pid, err))?;
+        }
+        Ok(scan)
+    }
+
+    fn by_tracker(&mut self, vma: &Vma, pass: Pass, scan: &mut Scan, caller: &mut dyn Caller) -> Result<()> {
+        let range = (vma.start, vma.end);
+        if self.ask(vma, pass == Pass::Round)? == Found::Tracked {
+            self.note_runs(vma, pass, false, scan);
+            return Ok(());
+        }
+        scan.lost.push(vma.start);
+        self.hashes.forget(range);
+        if pass == Pass::Stop {
+            return self.by_hash(vma, scan);
+        }
+        let Some(tracker) = &mut self.tracker else { return self.by_hash(vma, scan) };
+        if !tracker.track(range).map_err(|err| failed(self.pid, err))? {
+            caller.notice(&format!(
+                "its mapping at {:#x} cannot be tracked by {}: its pages are hashed",
+                vma.start,
+                tracker.name()
+            ));
+            self.hashed.insert(vma.start, vma.end);
+            return self.by_hash(vma, scan);
+        }
+        self.tracked.insert(vma.start, vma.end);
+        // Lost again: it was replaced this very moment, and is told anew in the next round.
+        if self.ask(vma, true)? == Found::Tracked {
+            self.note_runs(vma, pass, true, scan);
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, vma: &Vma, clear: bool) -> Result<Found> {
+        self.runs.clear();
+        let what =
+            if matches!(vma.backing, Backing::File { .. }) { What::PrivateFile } else { What::Anonymous };
+        let Some(tracker) = &mut self.tracker else { return Ok(Found::Lost) };
+        let found = tracker.scan((vma.start, vma.end), what, clear, &mut self.runs);
+        found.map_err(|err| failed(self.pid, err))
+    }
+
+    /// `whole`: nothing of the mapping was sent before.
+    fn note_runs(&mut self, vma: &Vma, pass: Pass, whole: bool, scan: &mut Scan) {
+        let readable = vma.prot & prot::READ != 0;
+        for run in &self.runs {
+            if run.guard {
+                scan.found.guards.push((run.start, run.end));
+                continue;
+            }
+            push_range(&mut scan.content, (run.start, run.end));
+            let how = match (run.written || whole, self.direct, pass) {
+                (true, Direct::Hashed, _) => How::Note,
+                (true, ..) | (_, Direct::Late, Pass::Stop) => How::Send,
+                (_, Direct::Hashed, Pass::Stop) => How::Compare,
+                _ => continue,
+            };
+            scan.found.spans.push(Span { start: run.start, end: run.end, readable, how });
+        }
+    }
+
+    fn by_hash(&mut self, vma: &Vma, scan: &mut Scan) -> Result<()> {
+        let mut found = memory::present(self.pid, &self.pagemap, std::slice::from_ref(vma))?;
+        found.spans.iter_mut().for_each(|span| span.how = How::Compare);
+        found.spans.iter().for_each(|span| push_range(&mut scan.content, (span.start, span.end)));
+        scan.found.spans.append(&mut found.spans);
+        scan.found.guards.append(&mut found.guards);
+        Ok(())
+    }
+
+    /// Bytes of pages written since the last round, as far as that can be told without reading them; those that only
+    /// hashes can tell count as many as in the last round (`hashed`).
+    pub fn left(&mut self, vmas: &[Vma], hashed: u64) -> Result<u64> {
+        let Some(tracker) = &mut self.tracker else { return Ok(hashed) };
+        let mut left = hashed;
+        for vma in vmas.iter().filter(|vma| carries_pages(vma)) {
+            self.runs.clear();
+            let what =
+                if matches!(vma.backing, Backing::File { .. }) { What::PrivateFile } else { What::Anonymous };
+            let found = tracker.scan((vma.start, vma.end), what, false, &mut self.runs);
+            if found.map_err(|err| failed(self.pid, err))? == Found::Tracked {
+                let written = self.runs.iter().filter(|run| run.written && !run.guard);
+                left += written.map(|run| run.end - run.start).sum::<u64>();
+            }
+        }
+        Ok(left)
+    }
+
+    /// How many pages a stop would have to read only to compare them.
+    pub fn compared(&self, sent: &Sent) -> u64 {
+        let all = self.tracker.is_none() || self.direct != Direct::No;
+        let counts = |(start, end): &(u64, u64)| all || self.hashed.overlaps(*start, *end);
+        sent.ranges().filter(counts).map(|(start, end)| (end - start) / PAGE_SIZE).sum()
+    }
+
+    /// Ends tracking, piece by piece, while the process runs.
+    pub fn end(&mut self) {
+        let Some(tracker) = &mut self.tracker else { return };
+        for range in self.tracked.ranges() {
+            if tracker.untrack(range).is_err() {
+                return; // it is gone; closing does the rest
+            }
+        }
+    }
+}
+
+/// Appends a range, merged with the last where they touch.
+fn push_range(ranges: &mut Vec<(u64, u64)>, (start, end): (u64, u64)) {
+    match ranges.last_mut() {
+        Some(last) if last.1 == start => last.1 = end,
+        _ => ranges.push((start, end)),
+    }
+}
+
+type Tried<T> = std::result::Result<T, String>;
+
+fn uffd(tracees: &mut Tracees) -> Result<Tried<Uffd>> {
+    let mut remote = tracees.remote(REMOTE_ROOM)?;
+    let begun = Uffd::begin(&mut remote);
+    remote.finish()?;
+    match begun {
+        Ok(uffd) => Ok(Ok(uffd)),
+        Err(TrackError::Unsupported(what)) => Ok(Err(format!("this kernel lacks {what}"))),
+        Err(TrackError::Trace(err @ pc_trace::TraceError::Remote { .. })) => {
+            Ok(Err(format!("the process cannot make a userfaultfd ({err})")))
+        }
+        Err(err) => Err(failed(tracees.pid(), err)),
+    }
+}
+
+fn soft_dirty(pid: i32) -> Result<Tried<SoftDirty>> {
+    if !SoftDirty::supported() {
+        return Ok(Err("this kernel has no soft-dirty bits".to_owned()));
+    }
+    SoftDirty::begin(pid).map(Ok).map_err(|err| failed(pid, err))
+}
+
+fn automatic(tracees: &mut Tracees, caller: &mut dyn Caller) -> Result<Option<Box<dyn Tracker>>> {
+    let why = match uffd(tracees)? {
+        Ok(uffd) => return Ok(Some(Box::new(uffd))),
+        Err(why) => why,
+    };
+    let second = match soft_dirty(tracees.pid())? {
+        Ok(soft_dirty) => {
+            caller.notice(&format!("{why}: written pages are found by soft-dirty bits"));
+            return Ok(Some(Box::new(soft_dirty)));
+        }
+        Err(why) => why,
+    };
+    caller.notice(&format!("{why}, {second}: every page is hashed in every round, and at the stop"));
+    Ok(None)
+}
+
+fn no_tracker<T>(pid: i32, why: &str) -> Result<T> {
+    unsupported(pid, None, format!("its memory cannot be tracked as asked: {why}"))
+}
+
+fn failed(pid: i32, err: TrackError) -> CaptureError {
+    match err {
+        TrackError::Trace(err) => err.into(),
+        TrackError::Kernel { what, source } => match Err::<(), _>(source).of(pid, what) {
+            Err(err) => err,
+            Ok(()) => CaptureError::Died(pid),
+        },
+        err => CaptureError::Kernel {
+            pid,
+            what: err.to_string(),
+            source: std::io::ErrorKind::Unsupported.into(),
+        },
+    }
+}
+
+/// For hashes that nobody can foretell.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    hasher.write_u128(Instant::now().elapsed().as_nanos());
+    hasher.finish()
+}

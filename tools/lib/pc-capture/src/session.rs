@@ -1,0 +1,188 @@
+//! A process being captured: what was found, what was said of it, and where it goes.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use pc_image::{Counts, MapChange, PageRun, Record, Sink, Space, SpaceId, SpaceKind, Task, Vma};
+use pc_trace::{SeizeOptions, Tracees};
+use pc_track::Hashes;
+
+use crate::check::{Target, preflight, tids};
+use crate::error::{CaptureError, Context, Result};
+use crate::figures::{Figures, micros};
+use crate::frozen::Tracked;
+use crate::machine;
+use crate::memory::{self, Span};
+use crate::openfile::{Captured, Fds};
+use crate::pages::{self, CopyPlan};
+use crate::procfs::Status;
+use crate::rounds::{Pace, Sent};
+use crate::settings::{Caller, Settings};
+use crate::task::{self, FDS, SPACE};
+
+/// One capture.
+pub(crate) struct Session<'a> {
+    pub target: Target,
+    pub settings: Settings,
+    pub sink: Paced<'a>,
+    pub caller: &'a mut dyn Caller,
+    pub cancel: &'a AtomicBool,
+    pub tracking: Tracked,
+    /// The mappings that the destination knows.
+    pub vmas: Vec<Vma>,
+    /// The pages that it holds.
+    pub sent: Sent,
+    told: Option<Task>,
+    /// Of the round that is being sent.
+    pub counts: Counts,
+    pub figures: Figures,
+}
+
+impl<'a> Session<'a> {
+    /// Looks the process over ([`CaptureError::Unsupported`] names what cannot be moved) and sends what is known of the
+    /// machine while it runs.
+    pub fn begin(
+        settings: &Settings,
+        sink: &'a mut (dyn Sink + Send),
+        caller: &'a mut dyn Caller,
+        cancel: &'a AtomicBool,
+    ) -> Result<Self> {
+        let target = preflight(settings)?;
+        let pid = target.pid;
+        let areas = memory::read_areas(pid, &mut target.known.clone(), u64::MAX)?;
+        let vdso = machine::vdso(pid, &areas)?;
+        let machine = machine::machine(pid, vdso, target.status.anonymous)?;
+        let mut sink = Paced { inner: sink, pace: Pace::new(Instant::now()) };
+        sink.record(&Record::Machine(machine))?;
+        Ok(Self {
+            target,
+            settings: *settings,
+            sink,
+            caller,
+            cancel,
+            tracking: Tracked::default(),
+            vmas: Vec::new(),
+            sent: Sent::default(),
+            told: None,
+            counts: Counts::default(),
+            figures: Figures::default(),
+        })
+    }
+
+    /// Stops all threads.
+    pub fn freeze(&mut self) -> Result<Tracees> {
+        self.check_cancel()?;
+        Ok(Tracees::seize(self.target.pid, &SeizeOptions::default())?)
+    }
+
+    pub fn check_cancel(&self) -> Result<()> {
+        if self.cancel.load(Ordering::Relaxed) {
+            Err(CaptureError::Cancelled(self.target.pid))
+        } else {
+            Ok(())
+        }
+    }
+
+    pub fn put(&mut self, record: Record) -> Result<()> {
+        Ok(self.sink.record(&record)?)
+    }
+
+    /// The mappings of now.
+    pub fn look_at_mappings(&mut self) -> Result<Vec<Vma>> {
+        let Target { pid, known, files, status, .. } = &mut self.target;
+        let areas = memory::read_areas(*pid, known, status.anonymous)?;
+        memory::vmas(*pid, &areas, known, files)
+    }
+
+    /// Fails where the running process has come by a descriptor that cannot be moved.
+    pub fn descriptors(&mut self) -> Result<()> {
+        descriptors(&mut self.target, &self.settings, false).map(drop)
+    }
+
+    /// The process with its threads, where that has changed, its memory, and the files that were named.
+    pub fn births(&mut self) -> Result<()> {
+        let pid = self.target.pid;
+        if self.told.is_none() {
+            self.put(Record::Space(Space { id: SPACE, kind: SpaceKind::Mm }))?;
+        }
+        let status = Status::read(pid).of(pid, "reading its status")?;
+        let mut own = Vec::new();
+        for tid in tids(pid)? {
+            match Status::read(tid) {
+                Ok(status) => own.push(status.own_pid() as u32),
+                Err(_) if tid != pid => {} // it has ended meanwhile
+                Err(err) => return Err(err).of(tid, "reading its status"),
+            }
+        }
+        let task = task::task(pid, &status, &self.target.stat, own);
+        if self.told.as_ref() != Some(&task) {
+            self.told = Some(task.clone());
+            self.put(Record::Task(task))?;
+        }
+        for file in self.target.files.take_fresh() {
+            self.put(Record::File(file))?;
+        }
+        Ok(())
+    }
+
+    /// What has become of the mappings.
+    pub fn mappings(&mut self, change: MapChange, vmas: Vec<Vma>) -> Result<()> {
+        self.vmas = vmas;
+        if crate::rounds::is_empty(&change) { Ok(()) } else { self.put(Record::MapChange(change)) }
+    }
+
+    /// Copies pages; `running` as in [`CopyPlan`].
+    pub fn copy(&mut self, spans: &[Span], running: bool) -> Result<()> {
+        let plan = CopyPlan { pid: self.target.pid, space: SPACE, running, cancel: self.cancel };
+        let mut none = Hashes::new(0);
+        let hashes = self.tracking.0.as_mut().map_or(&mut none, |tracking| &mut tracking.hashes);
+        let began = Instant::now();
+        let copied = pages::copy(plan, spans, hashes, &mut self.sink)?;
+        self.figures.memdump_time += micros(began);
+        self.account(&copied);
+        Ok(())
+    }
+
+    pub fn account(&mut self, copied: &pages::Copied) {
+        self.counts.pages += copied.counts.pages;
+        self.counts.zero_pages += copied.counts.zero_pages;
+        self.figures.pages_skipped += copied.unchanged;
+        self.figures.memwrite_time += copied.write_us;
+    }
+}
+
+/// The descriptors of now; with `stopped` what is in pipes and queues is read, too.
+pub(crate) fn descriptors(target: &mut Target, settings: &Settings, stopped: bool) -> Result<Captured> {
+    let Target { pid, pidfd, files, .. } = target;
+    let captured = Fds::list(*pid, pidfd.as_fd(), files, settings.tcp_close, stopped)?.capture(FDS)?;
+    if captured.unsupported.is_empty() {
+        Ok(captured)
+    } else {
+        Err(CaptureError::Unsupported(captured.unsupported))
+    }
+}
+
+/// The sink, with a watch on how fast it takes pages.
+pub(crate) struct Paced<'a> {
+    inner: &'a mut (dyn Sink + Send),
+    pub pace: Pace,
+}
+
+type Put = std::result::Result<(), pc_image::ImageError>;
+
+impl Sink for Paced<'_> {
+    fn record(&mut self, record: &Record) -> Put {
+        self.inner.record(record)
+    }
+
+    fn pages(&mut self, space: SpaceId, runs: &[PageRun], data: &[&[u8]]) -> Put {
+        self.inner.pages(space, runs, data)?;
+        self.pace.taken(data.iter().map(|piece| piece.len() as u64).sum(), Instant::now());
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Put {
+        self.inner.flush()
+    }
+}

@@ -1,0 +1,194 @@
+//! The stop: all that exists only now, in as little time as it can be done.
+//!
+//! While one thread copies the last pages, this one asks the process: ptrace belongs to it, reading memory does not.
+
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use pc_image::{
+    Counts, FdTable, MmState, OpenFile, Record, RoundBegin, SigTable, Sink, TaskState, Thread, Vma,
+};
+use pc_trace::{Remote, Tracees};
+use pc_track::Hashes;
+
+use crate::check::Target;
+use crate::error::Result;
+use crate::figures::{RoundFigures, StopFigures, micros};
+use crate::frozen::Frozen;
+use crate::inside;
+use crate::memory::Span;
+use crate::openfile::is_direct_io;
+use crate::pages::{self, Copied, CopyPlan};
+use crate::restart::Waits;
+use crate::rounds::{Changes, Pass, Scan};
+use crate::session::{Session, descriptors};
+use crate::settings::Settings;
+use crate::task::{self, SIGS, SPACE, TASK};
+use crate::{machine, signal, thread};
+
+/// All that is not memory.
+struct State {
+    mm: MmState,
+    sigs: SigTable,
+    files: Vec<OpenFile>,
+    table: FdTable,
+    task: TaskState,
+    threads: Vec<Thread>,
+}
+
+impl Session<'_> {
+    /// Stops the process and sends what is left, as round `number`.
+    pub(crate) fn stop(mut self, number: u32) -> Result<Frozen> {
+        let pid = self.target.pid;
+        let waits = Waits::read(pid);
+        let began = Instant::now();
+        let mut tracees = self.freeze()?;
+        self.figures.freezing_time = micros(began);
+        self.figures.stop.freeze = micros(began);
+        let round = RoundBegin { number, last: true, clocks: machine::clocks(pid)? };
+        // Mappings and pages are looked at before any remote call, which has a mapping of its own.
+        let vmas = self.look_at_mappings()?;
+        let Changes { mappings, zaps, scan } = self.changes(&vmas, Pass::Stop)?;
+        self.figures.stop.scan = micros(began) - self.figures.stop.freeze;
+        let (early, late) = apart(&scan.found.spans, workplace(&vmas, self.target.stat.start_stack));
+        self.counts = Counts::default();
+        self.put(Record::RoundBegin(round))?;
+        self.births()?;
+        self.mappings(mappings, vmas)?;
+        self.zaps(zaps)?;
+        let state = self.ask_and_copy(&mut tracees, &early, &waits, &scan)?;
+        self.copy(&late, false)?;
+        self.copy_unseen(&state, &scan)?;
+        self.figures.written_from = Some(Instant::now());
+        let (task, threads) = self.put_state(state)?;
+        let counts = self.counts;
+        let elapsed_us = micros(began);
+        let figures = RoundFigures { round: number, last: true, counts, elapsed_us, ..Default::default() };
+        self.figures.rounds.push(figures);
+        let Self { target, figures, tracking, .. } = self;
+        Ok(Frozen { tracees, tracking, pidfd: target.pidfd, state: task, threads, since: began, figures })
+    }
+
+    /// A descriptor with O_DIRECT that nobody had seen before: what tracking does not know of may have been written.
+    fn copy_unseen(&mut self, state: &State, scan: &Scan) -> Result<()> {
+        let Some(tracking) = &self.tracking.0 else { return Ok(()) };
+        if tracking.knows_direct_io() || !state.files.iter().any(is_direct_io) {
+            return Ok(());
+        }
+        self.caller.notice(
+            "it has just begun to use O_DIRECT, which tracking cannot see: all of its memory is sent",
+        );
+        self.copy(&scan.rest(), false)
+    }
+
+    /// Asks the process for its state while another thread copies pages.
+    fn ask_and_copy(
+        &mut self,
+        tracees: &mut Tracees,
+        spans: &[Span],
+        waits: &Waits,
+        scan: &Scan,
+    ) -> Result<State> {
+        let guards = scan.found.guards.clone();
+        let Self { target, settings, sink, tracking, figures, cancel, .. } = self;
+        let cancel: &AtomicBool = cancel;
+        let plan = CopyPlan { pid: target.pid, space: SPACE, running: false, cancel };
+        let mut none = Hashes::new(0);
+        let hashes = tracking.0.as_mut().map_or(&mut none, |tracking| &mut tracking.hashes);
+        let stop = &mut figures.stop;
+        let (state, copied, time) = std::thread::scope(|scope| {
+            let copying = scope.spawn(move || -> (Result<Copied>, u64) {
+                let began = Instant::now();
+                let copied = if spans.is_empty() {
+                    Ok(Copied::default())
+                } else {
+                    pages::copy(plan, spans, hashes, sink).and_then(|copied| {
+                        sink.flush()?;
+                        Ok(copied)
+                    })
+                };
+                (copied, micros(began))
+            });
+            let state = ask(target, settings, tracees, waits, guards, stop);
+            let (copied, time) = copying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (state, copied, time)
+        });
+        self.figures.stop.copy += time;
+        self.figures.memdump_time += time;
+        self.account(&copied?);
+        state
+    }
+
+    fn put_state(&mut self, state: State) -> Result<(TaskState, Vec<Thread>)> {
+        for file in self.target.files.take_fresh() {
+            self.put(Record::File(file))?;
+        }
+        self.put(Record::MmState(state.mm))?;
+        self.put(Record::SigTable(state.sigs))?;
+        for file in state.files {
+            self.put(Record::OpenFile(file))?;
+        }
+        self.put(Record::FdTable(state.table))?;
+        self.put(Record::TaskState(state.task.clone()))?;
+        for thread in &state.threads {
+            self.put(Record::Thread(thread.clone()))?;
+        }
+        Ok((state.task, state.threads))
+    }
+}
+
+fn ask(
+    target: &mut Target,
+    settings: &Settings,
+    tracees: &mut Tracees,
+    waits: &Waits,
+    guards: Vec<(u64, u64)>,
+    stop: &mut StopFigures,
+) -> Result<State> {
+    let began = Instant::now();
+    let timers = task::timers(target.pid)?;
+    let told = inside::ask(tracees, &timers)?;
+    let threads: Result<Vec<Thread>> =
+        told.threads.iter().map(|told| thread::thread(tracees, TASK, told, waits)).collect();
+    let threads = threads?;
+    let task = task::state(tracees, &told, &timers, &mut target.files)?;
+    let mm = task::mm(target.pid, &target.stat, &told, guards, &mut target.files)?;
+    stop.registers = micros(began);
+    let began = Instant::now();
+    let captured = descriptors(target, settings, true)?;
+    stop.descriptors = micros(began);
+    let sigs = signal::table(SIGS, &told.actions);
+    Ok(State { mm, sigs, files: captured.files, table: captured.table, task, threads })
+}
+
+/// Where remote calls work on the main stack: those pages are copied when that is over.
+fn workplace(vmas: &[Vma], start_stack: u64) -> (u64, u64) {
+    let stack = vmas.iter().find(|vma| vma.start <= start_stack && start_stack <= vma.end);
+    stack.map_or((0, 0), |vma| (vma.start, vma.start + Remote::STACK_BYTES))
+}
+
+/// Spans outside of a range, and those in it.
+fn apart(spans: &[Span], (start, end): (u64, u64)) -> (Vec<Span>, Vec<Span>) {
+    let (mut outside, mut inside) = (Vec::with_capacity(spans.len()), Vec::new());
+    for span in spans {
+        let cut = |from: u64, to: u64| Span { start: from.max(span.start), end: to.min(span.end), ..*span };
+        outside.extend([cut(0, start), cut(end, u64::MAX)].into_iter().filter(|s| s.start < s.end));
+        inside.extend(Some(cut(start, end)).filter(|s| s.start < s.end));
+    }
+    (outside, inside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::How;
+
+    #[test]
+    fn the_place_where_remote_calls_work_is_cut_out_of_the_spans() {
+        let span = |start, end| Span { start, end, readable: true, how: How::Send };
+        let (outside, inside) = apart(&[span(0, 4), span(6, 20), span(30, 31)], (8, 10));
+        assert_eq!(outside, [span(0, 4), span(6, 8), span(10, 20), span(30, 31)]);
+        assert_eq!(inside, [span(8, 10)]);
+        assert_eq!(apart(&[span(1, 2)], (0, 0)).1, []);
+    }
+}
