@@ -25,16 +25,59 @@ pub(crate) fn read_known(pid: i32) -> Result<Known> {
     Ok(all.into_iter().map(|(area, smaps)| (area.start, (area, smaps))).collect())
 }
 
-/// The mappings of now. What smaps tells of those that `known` has just the same is taken from there, unless reading
-/// it again costs next to nothing.
-pub(crate) fn read_areas(pid: i32, known: &mut Known, memory: u64) -> Result<Vec<Area>> {
-    let text = std::fs::read(format!("/proc/{pid}/maps")).of(pid, "reading its maps")?;
-    let areas = parse_maps(&text).ok_or(ErrorKind::InvalidData).of(pid, "reading its maps")?;
-    let stale = |area: &Area| known.get(&area.start).is_none_or(|(old, _)| old != area);
-    if memory < CHEAP || areas.iter().any(stale) {
+/// The mappings of a running process: as far as `known` has them just the same, else from smaps.
+///
+/// The kernel does not tell them all at once, so what changes meanwhile may be told twice. Of two that overlap the first
+/// is taken: a later look finds what became of the other.
+pub(crate) fn read_running(pid: i32, known: &mut Known) -> Result<Vec<Area>> {
+    let mut areas = read_maps(pid)?;
+    if !areas.iter().all(|area| is_known(known, area)) {
         *known = read_known(pid)?;
+        areas = known.values().map(|(area, _)| area.clone()).collect();
+        areas.sort_unstable_by_key(|area| area.start);
+    }
+    let mut behind = 0;
+    areas.retain(|area| {
+        let apart = area.start >= behind;
+        behind = behind.max(area.end);
+        apart
+    });
+    Ok(areas)
+}
+
+/// The mappings of a process that stands still. What smaps tells of those that `known` has just the same, or had before
+/// they grew or shrank, is taken from there, unless reading it again costs next to nothing.
+pub(crate) fn read_standing(pid: i32, known: &mut Known, memory: u64) -> Result<Vec<Area>> {
+    let areas = read_maps(pid)?;
+    if memory < CHEAP {
+        *known = read_known(pid)?;
+        return Ok(areas);
+    }
+    for area in &areas {
+        if is_known(known, area) {
+            continue;
+        }
+        let Some((_, smaps)) = known.get(&area.start).filter(|(old, _)| same_but_length(old, area)) else {
+            *known = read_known(pid)?;
+            break;
+        };
+        let smaps = smaps.clone();
+        known.insert(area.start, (area.clone(), smaps));
     }
     Ok(areas)
+}
+
+fn read_maps(pid: i32) -> Result<Vec<Area>> {
+    let text = std::fs::read(format!("/proc/{pid}/maps")).of(pid, "reading its maps")?;
+    parse_maps(&text).ok_or(ErrorKind::InvalidData).of(pid, "reading its maps")
+}
+
+fn is_known(known: &Known, area: &Area) -> bool {
+    known.get(&area.start).is_some_and(|(old, _)| old == area)
+}
+
+fn same_but_length(old: &Area, new: &Area) -> bool {
+    Area { end: new.end, ..old.clone() } == *new
 }
 
 /// Turns mappings into records; refuses by name what cannot be rebuilt.

@@ -50,7 +50,7 @@ impl<'a> Session<'a> {
     ) -> Result<Self> {
         let target = preflight(settings)?;
         let pid = target.pid;
-        let areas = memory::read_areas(pid, &mut target.known.clone(), u64::MAX)?;
+        let areas = memory::read_running(pid, &mut target.known.clone())?;
         let vdso = machine::vdso(pid, &areas)?;
         let machine = machine::machine(pid, vdso, target.status.anonymous)?;
         let mut sink = Paced { inner: sink, pace: Pace::new(Instant::now()) };
@@ -89,10 +89,19 @@ impl<'a> Session<'a> {
     }
 
     /// The mappings of now.
-    pub fn look_at_mappings(&mut self) -> Result<Vec<Vma>> {
+    pub fn look_at_mappings(&mut self, standing: bool) -> Result<Vec<Vma>> {
         let Target { pid, known, files, status, .. } = &mut self.target;
-        let areas = memory::read_areas(*pid, known, status.anonymous)?;
+        let areas = match standing {
+            true => memory::read_standing(*pid, known, status.anonymous)?,
+            false => memory::read_running(*pid, known)?,
+        };
         memory::vmas(*pid, &areas, known, files)
+    }
+
+    /// The same with all that smaps tells: of mappings that may have been replaced by others with the same borders.
+    pub fn look_anew_at_mappings(&mut self) -> Result<Vec<Vma>> {
+        self.target.known.clear();
+        self.look_at_mappings(true)
     }
 
     /// Fails where the running process has come by a descriptor that cannot be moved.

@@ -47,8 +47,12 @@ impl Session<'_> {
         self.figures.stop.freeze = micros(began);
         let round = RoundBegin { number, last: true, clocks: machine::clocks(pid)? };
         // Mappings and pages are looked at before any remote call, which has a mapping of its own.
-        let vmas = self.look_at_mappings()?;
-        let Changes { mappings, zaps, scan } = self.changes(&vmas, Pass::Stop)?;
+        let mut vmas = self.look_at_mappings(true)?;
+        let Changes { mut mappings, zaps, scan } = self.changes(&vmas, Pass::Stop)?;
+        if !self.vmas.is_empty() && !scan.lost.is_empty() {
+            vmas = self.look_anew_at_mappings()?;
+            mappings = self.what_changed(&vmas, &scan);
+        }
         self.figures.stop.scan = micros(began) - self.figures.stop.freeze;
         let (early, late) = apart(&scan.found.spans, workplace(&vmas, self.target.stat.start_stack));
         self.counts = Counts::default();

@@ -109,7 +109,7 @@ impl Session<'_> {
         self.descriptors()?;
         let clocks = machine::clocks(pid)?;
         let pause = self.pause_if_needed()?;
-        let vmas = self.look_at_mappings()?;
+        let vmas = self.look_at_mappings(false)?;
         // Before and behind: what is in flight while pages are cleared was opened before or is open still.
         let direct = uses_direct_io(pid)?;
         let mut changes = self.changes(&vmas, Pass::Round)?;
@@ -128,6 +128,10 @@ impl Session<'_> {
         let spans = changes.scan.found.spans;
         spans.iter().for_each(|span| self.sent.insert(span.start, span.end));
         self.copy(&spans, true)?;
+        if !changes.scan.lost.is_empty() {
+            // Others may lie there now, with the same borders: the next look is to be at smaps.
+            self.target.known.clear();
+        }
         let counts = self.counts;
         self.put(Record::RoundEnd(RoundEnd { number, counts }))?;
         self.sink.flush()?;
@@ -148,7 +152,7 @@ impl Session<'_> {
             Some(tracking) => tracking.scan(vmas, pass, self.caller)?,
             None => Scan::whole(self.target.pid, vmas)?,
         };
-        let mappings = diff(SPACE, &self.vmas, vmas, |vma| scan.lost.binary_search(&vma.start).is_ok());
+        let mappings = self.what_changed(vmas, &scan);
         mappings.unmap.iter().for_each(|(start, end)| self.sent.remove(*start, *end));
         let zaps = self.sent.take_missing(scan.content.iter().copied());
         if let Some(tracking) = &mut self.tracking.0 {
@@ -157,6 +161,10 @@ impl Session<'_> {
         self.figures.pages_scanned += scan.found.scanned;
         self.figures.pages_skipped += scan.skipped();
         Ok(Changes { mappings, zaps, scan })
+    }
+
+    pub(crate) fn what_changed(&self, vmas: &[Vma], scan: &Scan) -> MapChange {
+        diff(SPACE, &self.vmas, vmas, |vma| scan.lost.binary_search(&vma.start).is_ok())
     }
 
     pub(crate) fn zaps(&mut self, ranges: Vec<(u64, u64)>) -> Result<()> {
