@@ -1,19 +1,38 @@
 //! timerfd_create(2).
 
-use pc_image::{OpenFileKind, TimerFd};
+use std::os::fd::AsFd;
 
-use crate::error::Result;
+use pc_image::{OpenFileKind, TimerFd};
+use pc_sys::timerfd::timerfd_gettime;
+
+use crate::error::{Context, Result};
 use crate::openfile::{Descriptor, Fds};
+use crate::procfs::FdInfo;
 
 pub(crate) fn capture(fds: &Fds<'_>, d: &Descriptor) -> Result<OpenFileKind> {
-    match &d.info.timer {
-        Some(timer) => Ok(OpenFileKind::Timer(TimerFd {
-            clock: timer.clock,
-            settime_flags: timer.settime_flags,
-            ticks: timer.ticks,
-            value: timer.value,
-            interval: timer.interval,
-        })),
-        None => fds.refuse(d, "a timerfd whose time this kernel does not tell".to_owned()),
+    let Some(timer) = &d.info.timer else {
+        return fds.refuse(d, "a timerfd whose time this kernel does not tell".to_owned());
+    };
+    let mut found = TimerFd {
+        clock: timer.clock,
+        settime_flags: timer.settime_flags,
+        ticks: timer.ticks,
+        value: timer.value,
+        interval: timer.interval,
+    };
+    if fds.stopped && timer.value == 0 && timer.interval != 0 {
+        wind(fds, d, &mut found)?;
     }
+    Ok(OpenFileKind::Timer(found))
+}
+
+/// An interval timer whose expiration nobody has read stands still until somebody asks for it: timerfd_gettime(2) counts
+/// what has expired since and winds it up again, as reading it would.
+fn wind(fds: &Fds<'_>, d: &Descriptor, found: &mut TimerFd) -> Result<()> {
+    let what = "asking for a timerfd's time";
+    let timer = fds.take(d.fd)?;
+    (found.value, _) = timerfd_gettime(timer.as_fd()).of(fds.pid, what)?;
+    let now = FdInfo::read(fds.pid, d.fd).of(fds.pid, what)?;
+    found.ticks = now.timer.map_or(found.ticks, |timer| timer.ticks);
+    Ok(())
 }

@@ -16,6 +16,7 @@ pub mod ptrace;
 pub mod sched;
 pub mod signalfd;
 pub mod sockopt;
+pub mod timerfd;
 pub mod uffd;
 
 use std::io;
