@@ -46,10 +46,11 @@ impl Init {
     /// Lets it go on: on its own if `detached`, else it dies with us.
     pub fn release(mut self, detached: bool) -> Result<i32, RebuildError> {
         let byte = if detached { b"d" } else { b"f" };
-        if let Some(control) = &self.control {
-            nix::unistd::write(control, byte).what("releasing the namespace's init")?;
+        if let Some(control) = self.control.take() {
+            nix::unistd::write(&control, byte).what("releasing the namespace's init")?;
+            // It closes its end once it no longer dies with us; were we gone before that, it and the copy would go too.
+            nix::unistd::read(&control, &mut [0u8; 1]).what("waiting for the namespace's init")?;
         }
-        self.control = None;
         let pid = self.pid;
         std::mem::forget(self);
         Ok(pid)
