@@ -4,13 +4,18 @@
 
 #![forbid(unsafe_code)]
 
+mod moving;
+
+pub use moving::{Way, adopt_orphans, dump_to_file, moved, restored};
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 /// A built program of the workspace: it stands beside the folder of the tests.
@@ -63,19 +68,38 @@ impl Drop for Folder {
     }
 }
 
-/// A child that is killed and reaped with its guard.
-pub struct Guest(Child);
+/// A process that is killed and reaped with its guard: a child of ours, or the copy of one.
+pub struct Guest {
+    pid: i32,
+    /// What is ours to reap: the process itself, or the init of its pid namespace.
+    child: i32,
+}
 
 impl Guest {
     /// Starts a program apart from the terminal and the descriptors of the test.
     pub fn start(command: &mut Command) -> Guest {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Guest(command.spawn().expect("the guest starts"))
+        Guest::start_as_is(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
+    }
+
+    /// Starts a program with the standard descriptors that it was given.
+    pub fn start_as_is(command: &mut Command) -> Guest {
+        let pid = command.spawn().expect("the guest starts").id() as i32;
+        Guest { pid, child: pid }
+    }
+
+    /// Takes a copy over that a detached pc-restore made: it has become a child of ours ([`adopt_orphans`]), or that of
+    /// an init that has.
+    pub fn adopt(pid: i32) -> Guest {
+        let own = std::process::id().to_string();
+        let parent = status(pid, "PPid");
+        let child = if parent == own { pid } else { parent.parse().expect("a number") };
+        assert!(parent == own || status(child, "PPid") == own, "pid {pid} is not ours, but of {parent}");
+        Guest { pid, child }
     }
 
     /// Its process.
     pub fn pid(&self) -> i32 {
-        self.0.id() as i32
+        self.pid
     }
 
     /// Its process as an argument.
@@ -91,21 +115,35 @@ impl Guest {
     /// Waits until it ends.
     pub fn ended(&mut self, limit: Duration) -> Option<i32> {
         let mut code = None;
-        wait_for("the guest's end", limit, || match self.0.try_wait().expect("wait") {
-            Some(status) => {
-                code = status.code();
+        wait_for("the guest's end", limit, || match self.reaped() {
+            None => false,
+            Some(WaitStatus::Exited(_, status)) => {
+                code = Some(status);
                 true
             }
-            None => false,
+            Some(_) => true,
         });
+        self.child = 0;
         code
+    }
+
+    /// How it ended, once it has.
+    fn reaped(&self) -> Option<WaitStatus> {
+        let flags = Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL);
+        match waitpid(Pid::from_raw(self.child), flags).expect("wait") {
+            WaitStatus::StillAlive => None,
+            status => Some(status),
+        }
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        if self.child > 0 {
+            let child = Pid::from_raw(self.child);
+            let _ = kill(child, Signal::SIGKILL);
+            let _ = waitpid(child, Some(WaitPidFlag::__WALL));
+        }
     }
 }
 
@@ -152,17 +190,33 @@ pub struct Writer {
 impl Writer {
     /// Starts it and waits for its first beats.
     pub fn start() -> Writer {
+        Writer::start_with(&[])
+    }
+
+    /// Starts it with further arguments.
+    pub fn start_with(args: &[&str]) -> Writer {
         let folder = Folder::new();
-        let guest = Guest::start(Command::new(program("guest-writer")).arg(folder.file("report")));
+        let mut command = Command::new(program("guest-writer"));
+        let guest = Guest::start(command.arg(folder.file("report")).args(args));
         let writer = Writer { guest, folder };
         writer.goes_on();
         writer
     }
 
+    /// The same, moved.
+    pub fn moved(self, way: Way) -> Writer {
+        let Writer { guest, folder } = self;
+        Writer { guest: moved(guest, way), folder }
+    }
+
     /// How often every thread of it has gone round.
     pub fn beats(&self) -> u64 {
-        let text = fs::read_to_string(self.folder.file("report.beat")).unwrap_or_default();
-        text.trim().parse().unwrap_or(0)
+        self.beat().split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0)
+    }
+
+    /// The counter, and which threads have not yet gone round once more.
+    fn beat(&self) -> String {
+        fs::read_to_string(self.folder.file("report.beat")).unwrap_or_default()
     }
 
     /// What it complained of.
@@ -173,18 +227,22 @@ impl Writer {
     /// Fails unless every thread goes round several times more.
     pub fn goes_on(&self) {
         let before = self.beats();
-        wait_for("the guest goes on", Duration::from_secs(20), || {
+        let began = Instant::now();
+        while self.beats() <= before + 3 {
             let report = self.report();
             assert!(report.is_empty(), "{report}");
-            self.beats() > before + 3
-        });
+            let late = began.elapsed() > Duration::from_secs(20);
+            assert!(!late, "the guest does not go on: {before} beats, then {}", self.beat());
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Ends it with its last check.
-    pub fn end(mut self) {
-        self.guest.signal(Signal::SIGTERM);
-        let code = self.guest.ended(Duration::from_secs(20));
-        let report = self.report();
+    pub fn end(self) {
+        let Writer { mut guest, folder } = self;
+        guest.signal(Signal::SIGTERM);
+        let code = guest.ended(Duration::from_secs(20));
+        let report = fs::read_to_string(folder.file("report")).unwrap_or_default();
         assert!(code == Some(0) && report.starts_with("OK"), "exit {code:?}: {report}");
     }
 }

@@ -1,0 +1,100 @@
+//! Moving a guest: through a file into the same pid, or through a pipe into a new pid namespace.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use crate::{Folder, Guest, program, said};
+
+/// How a guest is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Into a file; once the original is killed and reaped, the copy takes its pid.
+    File,
+    /// Through a pipe into a new pid namespace; the original is killed meanwhile.
+    NewPidNs,
+}
+
+/// Orphans of detached tools become children of this process, so that it can reap them.
+pub fn adopt_orphans() {
+    nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");
+}
+
+/// Moves a guest; the original is ended and reaped.
+pub fn moved(guest: Guest, way: Way) -> Guest {
+    match way {
+        Way::File => through_file(guest),
+        Way::NewPidNs => through_pipe(guest),
+    }
+}
+
+fn through_file(mut guest: Guest) -> Guest {
+    let folder = Folder::new();
+    let image = folder.file("image");
+    dump_to_file(&guest, &image, &["--kill"]);
+    guest.ended(Duration::from_secs(10));
+    restored(&image, &[])
+}
+
+/// Dumps a guest into a file. One that has a child at the moment is asked again.
+pub fn dump_to_file(guest: &Guest, image: &Path, args: &[&str]) {
+    for _ in 0..200 {
+        let out = File::create(image).expect("an image");
+        let mut tool = Command::new(program("pc-dump"));
+        let tool = tool.arg("--once").args(args).arg(guest.arg()).stdin(Stdio::null()).stdout(out);
+        let output = tool.output().expect("pc-dump runs");
+        if !has_children(&output) {
+            assert!(output.status.success(), "{:?}: {}", output.status, said(&output));
+            return;
+        }
+    }
+    panic!("pid {} always has children", guest.pid());
+}
+
+fn has_children(output: &Output) -> bool {
+    output.status.code() == Some(6) && said(output).contains("children")
+}
+
+/// Restores an image, detached.
+pub fn restored(image: &Path, args: &[&str]) -> Guest {
+    adopt_orphans();
+    let folder = Folder::new();
+    let pidfile = folder.file("pid");
+    let mut tool = Command::new(program("pc-restore"));
+    let tool = tool.arg("--detach").arg("--pidfile").arg(&pidfile).args(args);
+    let (ended, said) = run_apart(tool.stdin(File::open(image).expect("an image")), &folder);
+    assert!(ended.success(), "{ended}: {said}");
+    Guest::adopt(pid_in(&pidfile))
+}
+
+/// Runs pc-restore, and tells how it ended and what it said. That goes through a file: what a process has of a pipe to
+/// the outside becomes pc-restore's stderr, so that a copy may hold the other end of it.
+fn run_apart(tool: &mut Command, folder: &Folder) -> (ExitStatus, String) {
+    let path = folder.file("said");
+    let said = File::create(&path).expect("a file");
+    let ended = tool.stdout(Stdio::null()).stderr(said).status().expect("pc-restore runs");
+    (ended, fs::read_to_string(&path).expect("what it said"))
+}
+
+fn pid_in(pidfile: &Path) -> i32 {
+    fs::read_to_string(pidfile).expect("a pidfile").trim().parse().expect("a pid")
+}
+
+fn through_pipe(mut guest: Guest) -> Guest {
+    adopt_orphans();
+    let folder = Folder::new();
+    let pidfile = folder.file("pid");
+    let mut dump = Command::new(program("pc-dump"));
+    let dump = dump.args(["--once", "--kill", &guest.arg()]).stdin(Stdio::null());
+    let mut dump = dump.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("pc-dump runs");
+    let mut restore = Command::new(program("pc-restore"));
+    let restore = restore.args(["--detach", "--new-pid-ns", "--pidfile"]).arg(&pidfile);
+    let (ended, text) = run_apart(restore.stdin(dump.stdout.take().expect("a pipe")), &folder);
+    let dumped = dump.wait_with_output().expect("pc-dump ends");
+    let good = dumped.status.success() && ended.success();
+    assert!(good, "{}: {} | {ended}: {text}", dumped.status, said(&dumped));
+    let copy = Guest::adopt(pid_in(&pidfile));
+    guest.ended(Duration::from_secs(10));
+    copy
+}
