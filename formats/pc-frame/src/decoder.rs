@@ -37,6 +37,11 @@ pub enum Event {
     Frame(Frame),
 }
 
+/// Buffers from this length on are kept for use again; below, the allocator is as fast.
+const LARGE: usize = 64 << 10;
+/// Most buffers that are kept.
+const SPARES: usize = 8;
+
 #[derive(Debug)]
 enum State {
     /// At the start, or behind an End: a preamble, or the end of input.
@@ -53,7 +58,11 @@ enum State {
 pub struct Decoder {
     limits: Limits,
     state: State,
-    buf: Vec<u8>,
+    /// A preamble or header as it comes in.
+    head: [u8; PREAMBLE_LEN],
+    /// A payload as it comes in, of its full length from the start.
+    payload: Vec<u8>,
+    /// How much of either is there.
     filled: usize,
     /// Bytes taken so far.
     offset: u64,
@@ -70,7 +79,8 @@ impl Decoder {
         Self {
             limits,
             state: State::Boundary,
-            buf: vec![0; PREAMBLE_LEN],
+            head: [0; PREAMBLE_LEN],
+            payload: Vec::new(),
             filled: 0,
             offset: 0,
             start: 0,
@@ -82,23 +92,30 @@ impl Decoder {
 
     /// Where the next bytes belong. Never empty, but after an error.
     pub fn space(&mut self) -> &mut [u8] {
-        &mut self.buf[self.filled..]
+        let whole = match self.state {
+            State::Boundary => &mut self.head[..],
+            State::Header => &mut self.head[..HEADER_LEN],
+            State::Payload(_) => &mut self.payload[..],
+            State::Failed => &mut [],
+        };
+        &mut whole[self.filled..]
     }
 
     /// Takes note that `n` more bytes of [`Decoder::space`] hold input, and tells what that completed.
     pub fn advance(&mut self, n: usize) -> Result<Option<Event>, FrameError> {
-        if n > self.buf.len() - self.filled {
+        let space = self.space().len();
+        if n > space {
             return Err(FrameError::Caller("more bytes than there was space for"));
         }
         self.filled += n;
         self.offset += n as u64;
-        if self.filled < self.buf.len() {
+        if n < space {
             return Ok(None);
         }
         let result = self.complete();
         if result.is_err() {
             self.state = State::Failed;
-            self.buf.clear();
+            self.payload = Vec::new();
             self.filled = 0;
         }
         result
@@ -126,8 +143,13 @@ impl Decoder {
         match self.state {
             State::Boundary if self.filled == 0 && self.segments > 0 => Ok(()),
             State::Failed => Err(FrameError::Caller("the stream was found bad before")),
-            _ => Err(FrameError::Truncated { offset: self.offset, frame: self.next_number }),
+            _ => Err(self.truncated()),
         }
+    }
+
+    /// The error for input that ends here.
+    pub(crate) fn truncated(&self) -> FrameError {
+        FrameError::Truncated { offset: self.offset, frame: self.next_number }
     }
 
     /// Bytes taken so far.
@@ -135,10 +157,23 @@ impl Decoder {
         self.offset
     }
 
-    /// Takes a payload's buffer back, to be used again.
+    /// Takes a payload's buffer back, to be used again for one of much the same length.
     pub fn recycle(&mut self, payload: Vec<u8>) {
-        if self.spare.len() < 8 {
+        if payload.len() >= LARGE && self.spare.len() < SPARES {
             self.spare.push(payload);
+        }
+    }
+
+    /// A buffer of `len` bytes. What a used one holds is not cleared first: every byte of it is read over, or never shown.
+    fn buffer(&mut self, len: usize) -> Vec<u8> {
+        let used = if len < LARGE { None } else { self.spare.pop() };
+        match used {
+            Some(mut buffer) if buffer.capacity() >= len => {
+                buffer.resize(len, 0);
+                buffer
+            }
+            // From the kernel, which has cleared it already.
+            _ => vec![0; len],
         }
     }
 
@@ -152,8 +187,7 @@ impl Decoder {
     }
 
     fn complete_preamble(&mut self) -> Result<Event, FrameError> {
-        let bytes = fixed::<PREAMBLE_LEN>(&self.buf);
-        let preamble = Preamble::decode(&bytes).map_err(|what| self.format(what))?;
+        let preamble = Preamble::decode(&self.head).map_err(|what| self.format(what))?;
         if preamble.version != FORMAT_VERSION {
             return Err(FrameError::Unsupported(format!("stream format version {}", preamble.version)));
         }
@@ -162,12 +196,12 @@ impl Decoder {
         }
         self.segments += 1;
         self.next_number = 0;
-        self.expect(State::Header, HEADER_LEN);
+        self.expect(State::Header);
         Ok(Event::Preamble(preamble))
     }
 
     fn complete_header(&mut self) -> Result<Option<Event>, FrameError> {
-        let bytes = fixed::<HEADER_LEN>(&self.buf);
+        let bytes: [u8; HEADER_LEN] = std::array::from_fn(|i| self.head[i]);
         let header = Header::decode(&bytes).map_err(|what| self.format(what))?;
         if header.number != self.next_number {
             let what = FormatError::Sequence { expected: self.next_number, found: header.number };
@@ -185,43 +219,31 @@ impl Decoder {
             return Err(self.format(FormatError::End));
         }
         if header.len == 0 {
-            self.buf.clear();
             return self.complete_payload(header).map(Some);
         }
-        self.state = State::Payload(header);
+        self.payload = self.buffer(header.len as usize);
         self.filled = 0;
-        let mut buf = self.spare.pop().unwrap_or_default();
-        buf.resize(header.len as usize, 0);
-        self.buf = buf;
+        self.state = State::Payload(header);
         Ok(None)
     }
 
     fn complete_payload(&mut self, header: Header) -> Result<Event, FrameError> {
-        if crc32c(&self.buf) != header.payload_crc {
+        if crc32c(&self.payload) != header.payload_crc {
             return Err(self.format(FormatError::PayloadChecksum));
         }
-        let frame = Frame { header, payload: std::mem::take(&mut self.buf), offset: self.start };
+        let frame = Frame { header, payload: std::mem::take(&mut self.payload), offset: self.start };
         self.next_number += 1;
-        match header.kind {
-            END => self.expect(State::Boundary, PREAMBLE_LEN),
-            _ => self.expect(State::Header, HEADER_LEN),
-        }
+        self.expect(if header.kind == END { State::Boundary } else { State::Header });
         Ok(Event::Frame(frame))
     }
 
-    fn expect(&mut self, state: State, len: usize) {
+    fn expect(&mut self, state: State) {
         self.state = state;
         self.start = self.offset;
         self.filled = 0;
-        self.buf.resize(len, 0);
     }
 
     fn format(&self, what: FormatError) -> FrameError {
         FrameError::Format { offset: self.start, frame: self.next_number, what }
     }
-}
-
-/// The first `N` bytes; zeroes where there are fewer (which the callers rule out).
-fn fixed<const N: usize>(bytes: &[u8]) -> [u8; N] {
-    bytes.first_chunk::<N>().copied().unwrap_or([0; N])
 }

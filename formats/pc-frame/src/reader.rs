@@ -29,10 +29,8 @@ impl<R: Read> FrameReader<R> {
                 Ok(0) => return self.decoder.finish().map(|()| None),
                 Ok(n) => n,
                 Err(err) if err.kind() == ErrorKind::Interrupted => continue,
-                Err(err) if err.kind() == ErrorKind::UnexpectedEof => {
-                    // A decompressor below us ran dry in the middle.
-                    return self.decoder.finish().map(|()| None);
-                }
+                // A decompressor below us ran dry. It knows that more was to come, even behind an End.
+                Err(err) if err.kind() == ErrorKind::UnexpectedEof => return Err(self.decoder.truncated()),
                 Err(err) => return Err(err.into()),
             };
             if let Some(event) = self.decoder.advance(n)? {

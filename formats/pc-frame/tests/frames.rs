@@ -120,6 +120,48 @@ fn random_bytes_never_panic_and_after_an_error_nothing_is_taken() {
     }
 }
 
+/// Gives bytes, then says that more should have come: what a decompressor does whose input is cut.
+struct Dry<'a>(&'a [u8]);
+
+impl std::io::Read for Dry<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        match self.0.read(out)? {
+            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            n => Ok(n),
+        }
+    }
+}
+
+#[test]
+fn input_cut_below_us_is_truncated_even_behind_an_end() {
+    let bytes = sample();
+    let mut reader = FrameReader::new(Dry(&bytes), Limits::default());
+    for _ in 0..5 {
+        assert!(matches!(reader.read(), Ok(Some(_))));
+    }
+    let err = reader.read().unwrap_err();
+    assert!(matches!(err, FrameError::Truncated { offset, .. } if offset == bytes.len() as u64), "{err}");
+}
+
+#[test]
+fn a_buffer_used_again_shows_nothing_of_what_it_held() {
+    let mut writer = FrameWriter::new(Vec::new(), Limits::default());
+    writer.preamble(&Preamble::x86_64([7; 16])).unwrap();
+    let lens = [100_000, 70_000, 90_000, 100_000, 200_000, 10];
+    for (i, len) in lens.iter().enumerate() {
+        writer.frame(1, 0, Flags::default(), &[&vec![i as u8 + 1; *len]]).unwrap();
+    }
+    writer.end().unwrap();
+    let bytes = writer.into_inner();
+    let mut reader = FrameReader::new(bytes.as_slice(), Limits::default());
+    reader.read().unwrap();
+    for (i, len) in lens.iter().enumerate() {
+        let Some(Event::Frame(frame)) = reader.read().unwrap() else { panic!("frame {i} is due") };
+        assert_eq!(frame.payload, vec![i as u8 + 1; *len]);
+        reader.recycle(frame.payload);
+    }
+}
+
 #[test]
 fn a_payload_above_the_limit_is_the_writers_own_error() {
     let mut writer = FrameWriter::new(Vec::new(), Limits { payload: 10 });
