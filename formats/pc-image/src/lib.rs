@@ -42,7 +42,7 @@ pub use machine::*;
 pub use memory::*;
 pub use openfile::*;
 pub use pipe::*;
-pub use reader::{FrameInfo, Reader};
+pub use reader::{FrameInfo, Reader, Step};
 pub use record::*;
 pub use regular::*;
 pub use round::*;

@@ -18,6 +18,19 @@ pub struct FrameInfo {
     pub header: Header,
 }
 
+/// What a step of a [`Reader`] came upon. [`Reader::last_frame`] tells where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A segment begins.
+    Preamble(Preamble),
+    /// A record or page data.
+    Item(Item),
+    /// A frame of a type or version that nobody here knows, and that may be passed over.
+    Skipped,
+    /// The segment's End.
+    End,
+}
+
 /// Reads records, and checks everything that can be checked without a kernel: checksums, numbers, the grammar, counts,
 /// digests. Small frames are read through a buffer, page data straight into the buffer that is handed out.
 #[derive(Debug)]
@@ -80,17 +93,34 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    /// The item in a frame; `None` for one that is passed over.
-    fn item(&mut self, frame: Frame) -> Result<Option<Item>, ImageError> {
+    /// The next thing of whatever kind; `None` at the true end of input. [`Source::next`] is the same, but gives items only.
+    pub fn step(&mut self) -> Result<Option<Step>, ImageError> {
+        match self.frames.read()? {
+            None => Ok(None),
+            Some(Event::Preamble(preamble)) => {
+                self.begin_segment(preamble)?;
+                Ok(Some(Step::Preamble(preamble)))
+            }
+            Some(Event::Frame(frame)) => self.frame(frame).map(Some),
+        }
+    }
+
+    fn frame(&mut self, frame: Frame) -> Result<Step, ImageError> {
         let info = FrameInfo { offset: frame.offset, header: frame.header };
         self.last = Some(info);
         let (kind, version) = (frame.header.kind, frame.header.version);
         let Some(name) = record_name(kind).filter(|_| version == VERSION) else {
-            return self.unknown(frame).map(|()| None);
+            return self.unknown(frame).map(|()| Step::Skipped);
         };
+        if frame.header.flags.contains(Flags::COMPRESSED) {
+            return Err(ImageError::Unsupported(format!(
+                "at byte {}: a compressed {name} record, which this version does not know",
+                frame.offset
+            )));
+        }
         if kind == END {
             self.validator.end_segment().map_err(|what| grammar(info, what))?;
-            return Ok(None);
+            return Ok(Step::End);
         }
         let malformed =
             |what| ImageError::Body { offset: info.offset, frame: info.header.number, record: name, what };
@@ -98,7 +128,7 @@ impl<R: Read> Reader<R> {
             self.note(&info.header);
             let pages = pages::decode(frame.payload).map_err(malformed)?;
             self.validator.pages(&pages).map_err(|what| grammar(info, what))?;
-            return Ok(Some(Item::Pages(pages)));
+            return Ok(Step::Item(Item::Pages(pages)));
         }
         let record = Record::decode(kind, &frame.payload)
             .unwrap_or_else(|| Err("no such record".to_owned()))
@@ -112,7 +142,7 @@ impl<R: Read> Reader<R> {
         }
         self.note(&info.header);
         self.validator.record(&record).map_err(|what| grammar(info, what))?;
-        Ok(Some(Item::Record(Box::new(record))))
+        Ok(Step::Item(Item::Record(Box::new(record))))
     }
 
     fn note(&mut self, header: &Header) {
@@ -138,14 +168,10 @@ impl<R: Read> Reader<R> {
 impl<R: Read> Source for Reader<R> {
     fn next(&mut self) -> Result<Option<Item>, ImageError> {
         loop {
-            match self.frames.read()? {
+            match self.step()? {
                 None => return Ok(None),
-                Some(Event::Preamble(preamble)) => self.begin_segment(preamble)?,
-                Some(Event::Frame(frame)) => {
-                    if let Some(item) = self.item(frame)? {
-                        return Ok(Some(item));
-                    }
-                }
+                Some(Step::Item(item)) => return Ok(Some(item)),
+                Some(Step::Preamble(_) | Step::Skipped | Step::End) => {}
             }
         }
     }

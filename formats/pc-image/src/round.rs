@@ -26,6 +26,17 @@ pub struct Counts {
     pub zapped_pages: u64,
 }
 
+impl Counts {
+    /// Both together; `None` where that is beyond what can be counted.
+    pub fn checked_add(self, other: Self) -> Option<Self> {
+        Some(Self {
+            pages: self.pages.checked_add(other.pages)?,
+            zero_pages: self.zero_pages.checked_add(other.zero_pages)?,
+            zapped_pages: self.zapped_pages.checked_add(other.zapped_pages)?,
+        })
+    }
+}
+
 /// A round is complete.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct RoundEnd {
@@ -42,7 +53,8 @@ pub struct Commit {
     pub rounds: u32,
     /// Over all rounds.
     pub totals: Counts,
-    /// Digest of this encoding: CRC-64/NVMe… see pc-stream(5); over the headers of all frames before this one.
+    /// Digest of this encoding: SHA-256 over the headers of all frames of the segment before this one. They hold the
+    /// checksums of the payloads, so every byte of them is covered.
     pub encoding_digest: [u8; 32],
 }
 

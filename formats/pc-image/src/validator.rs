@@ -5,8 +5,8 @@ use std::hash::Hash;
 
 use crate::writer::range_pages;
 use crate::{
-    Backing, Counts, FdTableId, FileId, MapChange, OpenFileId, PAGE_SIZE, Pages, Record, RoundBegin,
-    SigTableId, SpaceId, SpaceKind, Task, TaskId,
+    Backing, Counts, FdTableId, FileId, MapChange, OpenFileId, OpenFileKind, PAGE_SIZE, Pages, Record,
+    RoundBegin, SigTableId, SpaceId, SpaceKind, Task, TaskId,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,6 +30,10 @@ enum Phase {
     Zaps,
     Pages,
 }
+
+/// Levels of a process tree: far more than any kernel will have been asked for.
+const DEEPEST: usize = 4096;
+const UNCOUNTABLE: &str = "more pages than can be counted";
 
 /// Numbers in use and numbers that were, which never come back.
 #[derive(Debug)]
@@ -164,19 +168,22 @@ impl Validator {
                     self.address_spaces.insert(space.id);
                 }
             }
-            Record::SpaceGone(id) => self.spaces.gone(*id, "space")?,
+            Record::SpaceGone(id) => {
+                self.spaces.gone(*id, "space")?;
+                self.address_spaces.remove(id);
+            }
             Record::File(file) => self.files.born(file.id, "file")?,
             Record::MapChange(change) => self.map_change(change)?,
             Record::Zap(zap) => {
                 self.spaces.need(zap.space, "space")?;
                 self.enter(Phase::Zaps)?;
                 check_ranges(&zap.ranges)?;
-                self.counts.zapped_pages += range_pages(&zap.ranges);
+                self.count(Counts { zapped_pages: range_pages(&zap.ranges), ..Counts::default() })?;
             }
             Record::ZeroPages(zero) => {
                 check_ranges(&zero.ranges)?;
                 self.mark(zero.space, zero.ranges.iter().copied())?;
-                self.counts.zero_pages += range_pages(&zero.ranges);
+                self.count(Counts { zero_pages: range_pages(&zero.ranges), ..Counts::default() })?;
             }
             Record::MmState(state) => {
                 self.spaces.need(state.space, "space")?;
@@ -192,6 +199,7 @@ impl Validator {
             Record::TaskState(state) => {
                 self.need_task(state.task)?;
                 self.files.need(state.cwd, "file")?;
+                state.root.map_or(Ok(()), |root| self.files.need(root, "file"))?;
                 self.task_states.insert(state.task);
             }
             Record::Thread(thread) => {
@@ -205,6 +213,9 @@ impl Validator {
                 self.fd_tables.insert(table.id, table.fds.iter().map(|fd| fd.file).collect());
             }
             Record::OpenFile(file) => {
+                if let OpenFileKind::Regular(regular) = &file.kind {
+                    self.files.need(regular.file, "file")?;
+                }
                 self.open_files.insert(file.id);
             }
             Record::RoundEnd(end) => {
@@ -214,9 +225,7 @@ impl Validator {
                 self.at = At::Between;
                 self.round += 1;
                 self.rounds_in_segment += 1;
-                self.totals.pages += self.counts.pages;
-                self.totals.zero_pages += self.counts.zero_pages;
-                self.totals.zapped_pages += self.counts.zapped_pages;
+                self.totals = self.totals.checked_add(self.counts).ok_or(UNCOUNTABLE)?;
             }
             Record::Machine(_) | Record::RoundBegin(_) | Record::Commit(_) | Record::Cancel(_) => {
                 return Err(format!("{} inside a round", record.name()));
@@ -231,9 +240,25 @@ impl Validator {
         }
         if let Some(parent) = task.parent {
             self.need_task(parent)?;
+            self.no_cycle(task.id, parent)?;
         }
         // Said again, it replaces what was said: threads come and go.
         self.tasks.insert(task.id, task.clone());
+        Ok(())
+    }
+
+    /// No task comes to be its own ancestor.
+    fn no_cycle(&self, id: TaskId, parent: TaskId) -> Result<(), String> {
+        let known = self.tasks.get(&id);
+        if known.is_none() && id != parent || known.is_some_and(|task| task.parent == Some(parent)) {
+            return Ok(());
+        }
+        let parent_of = |id: &TaskId| self.tasks.get(id).and_then(|task| task.parent);
+        let mut line = std::iter::successors(Some(parent), parent_of);
+        let own = line.by_ref().take(DEEPEST).any(|ancestor| ancestor == id);
+        if own || line.next().is_some() {
+            return Err("a task that is its own ancestor".to_owned());
+        }
         Ok(())
     }
 
@@ -268,7 +293,11 @@ impl Validator {
         }
         let ranges = pages.runs.iter().map(|run| (run.addr, run.addr + run.pages * PAGE_SIZE));
         self.mark(pages.space, ranges)?;
-        self.counts.pages += pages.runs.iter().map(|run| run.pages).sum::<u64>();
+        self.count(Counts { pages: pages.runs.iter().map(|run| run.pages).sum(), ..Counts::default() })
+    }
+
+    fn count(&mut self, more: Counts) -> Result<(), String> {
+        self.counts = self.counts.checked_add(more).ok_or(UNCOUNTABLE)?;
         Ok(())
     }
 
@@ -296,6 +325,9 @@ impl Validator {
         let missing = |what: &str, id: TaskId| Err(format!("a Commit, but task {} has no {what}", id.0));
         for (id, task) in &self.tasks {
             let Some(space) = task.space else { continue }; // a zombie
+            if !self.address_spaces.contains(&space) {
+                return missing("address space that still is", *id);
+            }
             if !self.mm_states.contains(&space) {
                 return missing("MmState", *id);
             }

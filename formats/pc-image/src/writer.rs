@@ -40,7 +40,7 @@ impl<W: Write> Writer<W> {
 
     /// What all rounds have held so far.
     pub fn totals(&self) -> Counts {
-        let add = |a: u64, b: u64| a + b;
+        let add = u64::saturating_add;
         Counts {
             pages: add(self.totals.pages, self.round.pages),
             zero_pages: add(self.totals.zero_pages, self.round.zero_pages),

@@ -126,6 +126,50 @@ fn records_out_of_place_are_refused() {
 }
 
 #[test]
+fn a_task_that_is_its_own_ancestor_is_refused() {
+    let id = |id, parent| Record::Task(Task { id: TaskId(id), parent, ..task() });
+    let mut w = begun(true);
+    w.record(&id(0, None)).unwrap();
+    w.record(&id(1, Some(TaskId(0)))).unwrap();
+    w.record(&id(2, Some(TaskId(1)))).unwrap();
+    w.record(&id(0, Some(TaskId(2)))).unwrap();
+    assert!(refused(w).contains("its own ancestor"));
+}
+
+#[test]
+fn mappings_of_a_space_that_is_gone_are_refused() {
+    let mut w = begun(true);
+    w.record(&Record::SpaceGone(SpaceId(0))).unwrap();
+    let change = MapChange { space: SpaceId(0), unmap: vec![(0, 4096)], map: vec![], modify: vec![] };
+    w.record(&Record::MapChange(change)).unwrap();
+    assert!(refused(w).contains("no address space"));
+}
+
+#[test]
+fn counts_beyond_what_can_be_counted_are_refused_and_do_not_overflow() {
+    let all = Record::Zap(Zap { space: SpaceId(0), ranges: vec![(0, u64::MAX - 4095)] });
+    let mut validator = Validator::default();
+    validator.begin_segment();
+    validator.record(&Record::Machine(machine())).unwrap();
+    let begin = RoundBegin { number: 0, last: false, clocks: clocks(0) };
+    validator.record(&Record::RoundBegin(begin)).unwrap();
+    validator.record(&Record::Space(Space { id: SpaceId(0), kind: SpaceKind::Mm })).unwrap();
+    let refused = (0..5000).find_map(|_| validator.record(&all).err());
+    assert_eq!(refused.as_deref(), Some("more pages than can be counted"));
+}
+
+#[test]
+fn a_compressed_record_is_refused_by_name() {
+    use pc_frame::{Flags, FrameWriter, Limits, Preamble};
+    let mut w = FrameWriter::new(Vec::new(), Limits::default());
+    w.preamble(&Preamble::x86_64([0; 16])).unwrap();
+    w.frame(1, pc_image::VERSION, Flags::COMPRESSED, &[b"?"]).unwrap();
+    w.end().unwrap();
+    let err = read(&w.into_inner()).unwrap_err();
+    assert!(err.blame() == Blame::Unsupported && err.to_string().contains("compressed Machine"), "{err}");
+}
+
+#[test]
 fn a_cancelled_stream_ends_in_order_and_commits_nothing() {
     let mut w = begun(false);
     w.record(&Record::Cancel(Cancel { reason: "the disk is full".into() })).unwrap();
