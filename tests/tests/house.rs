@@ -9,9 +9,10 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which crates of the workspace each crate may use.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("pc-frame", &[]),
     ("pc-image", &["pc-frame"]),
+    ("pc-ctl", &["pc-frame"]),
     ("pc-sys", &[]),
     ("pc-trace", &["pc-sys"]),
     ("pc-track", &["pc-sys", "pc-trace"]),
