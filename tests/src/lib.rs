@@ -209,6 +209,12 @@ impl Writer {
         Writer { guest: moved(guest, way), folder }
     }
 
+    /// The same, moved in some other way.
+    pub fn moved_by(self, way: impl FnOnce(Guest) -> Guest) -> Writer {
+        let Writer { guest, folder } = self;
+        Writer { guest: way(guest), folder }
+    }
+
     /// How often every thread of it has gone round.
     pub fn beats(&self) -> u64 {
         self.beat().split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0)

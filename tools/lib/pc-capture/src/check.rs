@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use pc_sys::pidfd;
 
@@ -112,18 +113,45 @@ fn ancestors() -> Vec<i32> {
     found
 }
 
-/// Children, threads that are not like the others, address space shared with another process.
+/// Children that stay: one that ends soon is met again at the stop, and waited for there.
 fn family(pid: i32) -> Result<Vec<Unsupported>> {
-    let mut bad = Vec::new();
-    let mut say = |what: String| bad.push(Unsupported { pid, fd: None, what });
+    let Some(child) = child_of(pid)? else { return Ok(Vec::new()) };
+    std::thread::sleep(PATIENCE);
+    Ok(if child_of(pid)? == Some(child) { vec![has_child(pid, child)] } else { Vec::new() })
+}
+
+/// How long a child may take to end before it counts as one.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+pub(crate) fn has_child(pid: i32, child: i32) -> Unsupported {
+    Unsupported {
+        pid,
+        fd: None,
+        what: format!("it has children (process {child}), which cannot be moved yet"),
+    }
+}
+
+/// One of the process's children, ended and not waited for or not.
+pub(crate) fn child_of(pid: i32) -> Result<Option<i32>> {
     for tid in tids(pid)? {
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
-        if let Some(child) = children.split_whitespace().next() {
-            say(format!("it has children (process {child}), which cannot be moved yet"));
-            break;
+        match fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")) {
+            Ok(children) => {
+                if let Some(child) = children.split_whitespace().find_map(|child| child.parse().ok()) {
+                    return Ok(Some(child));
+                }
+            }
+            // It has ended meanwhile, or the kernel was built without this file.
+            Err(_) if tid != pid => {}
+            Err(_) => return child_by_search(pid),
         }
     }
-    Ok(bad)
+    Ok(None)
+}
+
+fn child_by_search(pid: i32) -> Result<Option<i32>> {
+    let all = fs::read_dir("/proc").of(pid, "looking for its children")?;
+    let pids = all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    Ok(pids.into_iter().find(|other| Stat::read(*other).is_ok_and(|stat| stat.ppid == pid)))
 }
 
 /// The threads that exist now.

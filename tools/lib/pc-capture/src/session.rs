@@ -2,13 +2,13 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pc_image::{Counts, MapChange, PageRun, Record, Sink, Space, SpaceId, SpaceKind, Task, Vma};
 use pc_trace::{SeizeOptions, Tracees};
 use pc_track::Hashes;
 
-use crate::check::{Target, preflight, tids};
+use crate::check::{Target, child_of, has_child, preflight, tids};
 use crate::error::{CaptureError, Context, Result};
 use crate::figures::{Figures, micros};
 use crate::frozen::Tracked;
@@ -20,6 +20,10 @@ use crate::procfs::Status;
 use crate::rounds::{Pace, Sent};
 use crate::settings::{Caller, Settings};
 use crate::task::{self, FDS, SPACE};
+
+/// How long a moment without a child is waited for, and the pause between two looks.
+const PATIENCE: Duration = Duration::from_secs(2);
+const BETWEEN: Duration = Duration::from_millis(1);
 
 /// One capture.
 pub(crate) struct Session<'a> {
@@ -74,6 +78,21 @@ impl<'a> Session<'a> {
     pub fn freeze(&mut self) -> Result<Tracees> {
         self.check_cancel()?;
         Ok(Tracees::seize(self.target.pid, &SeizeOptions::default())?)
+    }
+
+    /// Stops all threads at a moment at which the process has no child: one that ends soon is waited for.
+    pub fn freeze_alone(&mut self) -> Result<Tracees> {
+        let pid = self.target.pid;
+        let began = Instant::now();
+        loop {
+            let tracees = self.freeze()?;
+            let Some(child) = child_of(pid)? else { return Ok(tracees) };
+            tracees.detach()?;
+            if began.elapsed() > PATIENCE {
+                return Err(CaptureError::Unsupported(vec![has_child(pid, child)]));
+            }
+            std::thread::sleep(BETWEEN);
+        }
     }
 
     pub fn check_cancel(&self) -> Result<()> {

@@ -41,8 +41,8 @@ impl Session<'_> {
     pub(crate) fn stop(mut self, number: u32) -> Result<Frozen> {
         let pid = self.target.pid;
         let waits = Waits::read(pid);
-        let began = Instant::now();
-        let mut tracees = self.freeze()?;
+        let mut tracees = self.freeze_alone()?;
+        let began = tracees.since();
         self.figures.freezing_time = micros(began);
         self.figures.stop.freeze = micros(began);
         let round = RoundBegin { number, last: true, clocks: machine::clocks(pid)? };

@@ -164,7 +164,7 @@ impl<'a> Engine<'a> {
         match &mut self.husk {
             Some((newborn, memory)) => memory.pages(newborn, &self.image, pages),
             None => {
-                memory::split(&self.image, &pages.runs, pages.data().len())?;
+                memory::split(&self.image, &pages.runs, pages.data().len(), |_| false)?;
                 self.kept.pages(pages);
                 Ok(())
             }
@@ -186,7 +186,7 @@ impl<'a> Engine<'a> {
         let new_session = task::own_session(task, self.settings) && !self.settings.new_pid_ns
             || self.settings.detach && self.settings.new_pid_ns;
         let mut newborn = newborn::make(self.settings, task.pid, &vmas, new_session)?;
-        let mut memory = Memory::new(space, &newborn)?;
+        let mut memory = Memory::new(space, &mut newborn)?;
         let whole = MapChange { space, unmap: Vec::new(), map: vmas, modify: Vec::new() };
         memory.change(&mut newborn, &self.image, &whole)?;
         self.husk = Some((newborn, memory));

@@ -1,17 +1,21 @@
 //! The address space: mappings made in the husk, and what is in them.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use pc_image::{Backing, FileId, MapChange, PAGE_SIZE, PageRun, Pages, SpaceId, Vma, prot, vma_flag};
 use pc_sys::mem::{ProcMem, RemoteRange};
-use pc_trace::Call;
+use pc_sys::pidfd::{pidfd_getfd, pidfd_open};
+use pc_sys::uffd::{self, Filler};
+use pc_trace::{Call, TraceError};
 
 use crate::error::{Context, RebuildError, raw_ok};
 use crate::fdtable::send;
 use crate::image::Image;
 use crate::newborn::Newborn;
-use crate::writers::{Segment, Writers};
+use crate::writers::{How, Segment, Writers};
 use crate::{file, layout};
 
 const PR_SET_VMA: u64 = 0x5356_4d41;
@@ -38,12 +42,15 @@ pub struct Memory {
     pub writers: Writers,
     /// Pages were written before, so that a page of zeroes can be one that has to be cleared.
     touched: bool,
+    fillable: Fillable,
 }
 
 impl Memory {
     /// For the husk's address space, known in the stream as `space`.
-    pub fn new(space: SpaceId, newborn: &Newborn) -> Result<Self, RebuildError> {
-        Ok(Self { space, writers: Writers::start(newborn.husk.pid())?, touched: false })
+    pub fn new(space: SpaceId, newborn: &mut Newborn) -> Result<Self, RebuildError> {
+        let fillable = Fillable::begin(newborn)?;
+        let writers = Writers::start(newborn.husk.pid(), fillable.filler.as_ref())?;
+        Ok(Self { space, writers, touched: false, fillable })
     }
 
     /// Follows a mapping change. `image` knows it already.
@@ -66,7 +73,10 @@ impl Memory {
             refuse_odd(vma, newborn.reserved)?;
         }
         map_all(newborn, image, &ours)?;
-        advise(newborn, ours.into_iter())?;
+        advise(newborn, ours.iter().copied())?;
+        if !self.touched {
+            self.fillable.add(&ours)?;
+        }
         self.modify(newborn, &change.modify)
     }
 
@@ -118,9 +128,10 @@ impl Memory {
 
     /// Pages with their bytes.
     pub fn pages(&mut self, newborn: &mut Newborn, image: &Image, pages: Pages) -> Result<(), RebuildError> {
-        let segments = split(image, &pages.runs, pages.data().len())?;
+        let fillable = |vma: &Vma| !self.touched && self.fillable.takes(vma);
+        let segments = split(image, &pages.runs, pages.data().len(), fillable)?;
         if !self.touched {
-            populate(newborn, image, &pages.runs)?;
+            populate(newborn, image, &pages.runs, fillable)?;
         }
         self.writers.write(pages, segments)
     }
@@ -132,8 +143,65 @@ impl Memory {
 
     /// A round has ended.
     pub fn round_done(&mut self) -> Result<(), RebuildError> {
+        self.settle()?;
         self.touched = true;
-        self.settle()
+        self.fillable.end()
+    }
+}
+
+/// Memory that is filled without a fault for each page while it is untouched: that of private anonymous mappings, but
+/// where huge pages are wanted, as filling makes small ones.
+#[derive(Debug, Default)]
+struct Fillable {
+    filler: Option<Arc<Filler>>,
+    ranges: Vec<(u64, u64)>,
+}
+
+impl Fillable {
+    /// Has the husk make what it takes. Without the right to it (userfaultfd(2)), nothing is fillable, and pages are
+    /// populated and written.
+    fn begin(newborn: &mut Newborn) -> Result<Self, RebuildError> {
+        let everywhere = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+        if everywhere.is_ok_and(|text| text.contains("[always]")) {
+            return Ok(Self::default());
+        }
+        let pid = newborn.husk.pid();
+        let made = newborn.husk.call(pid, Call::new(libc::SYS_userfaultfd, [uffd::OPEN_FLAGS]));
+        let theirs = match made {
+            Err(TraceError::Remote { errno: libc::EPERM | libc::ENOSYS, .. }) => return Ok(Self::default()),
+            made => made.what("making a userfaultfd")?,
+        };
+        let taken = pidfd_open(pid).and_then(|pidfd| pidfd_getfd(pidfd.as_fd(), theirs as i32));
+        newborn.husk.call(pid, Call::new(libc::SYS_close, [theirs]))?;
+        let filler = taken.and_then(Filler::new).what("taking the userfaultfd")?;
+        Ok(Self { filler: Some(Arc::new(filler)), ranges: Vec::new() })
+    }
+
+    fn takes(&self, vma: &Vma) -> bool {
+        let huge = vma.flags & vma_flag::HUGEPAGE != 0;
+        self.filler.is_some() && matches!(vma.backing, Backing::Anonymous) && !huge
+    }
+
+    fn add(&mut self, vmas: &[&Vma]) -> Result<(), RebuildError> {
+        let Some(filler) = &self.filler else { return Ok(()) };
+        let ours: Vec<_> =
+            vmas.iter().filter(|vma| self.takes(vma)).map(|vma| (vma.start, vma.end)).collect();
+        for (start, end) in &ours {
+            filler.register(*start, *end).what("making memory fillable")?;
+        }
+        self.ranges.extend(ours);
+        Ok(())
+    }
+
+    /// All of it is ordinary memory again.
+    fn end(&mut self) -> Result<(), RebuildError> {
+        let Some(filler) = self.filler.take() else { return Ok(()) };
+        let mut ranges = self.ranges.drain(..);
+        ranges.try_for_each(|(start, end)| match filler.unregister(start, end) {
+            // Unmapped meanwhile.
+            Err(err) if err.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            done => done.what("ending the filling of memory"),
+        })
     }
 }
 
@@ -282,16 +350,25 @@ fn run_end(run: &PageRun) -> Result<u64, RebuildError> {
 }
 
 /// Sorts the runs of a page record by how they are to be written.
-pub fn split(image: &Image, runs: &[PageRun], len: usize) -> Result<Vec<Segment>, RebuildError> {
+pub fn split(
+    image: &Image,
+    runs: &[PageRun],
+    len: usize,
+    fillable: impl Fn(&Vma) -> bool,
+) -> Result<Vec<Segment>, RebuildError> {
     let mut segments: Vec<Segment> = Vec::new();
     let mut offset = 0;
     for run in runs {
         for (vma, start, end) in pieces(image, run.addr, run_end(run)?)? {
-            let forced = vma.prot & prot::WRITE == 0;
+            let how = match vma.prot & prot::WRITE {
+                _ if fillable(vma) => How::Fill,
+                0 => How::Force,
+                _ => How::Write,
+            };
             let range = RemoteRange { addr: start, len: (end - start) as usize };
             match segments.last_mut() {
-                Some(last) if last.forced == forced => last.ranges.push(range),
-                _ => segments.push(Segment { ranges: vec![range], offset, forced }),
+                Some(last) if last.how == how => last.ranges.push(range),
+                _ => segments.push(Segment { ranges: vec![range], offset, how }),
             }
             offset += range.len;
         }
@@ -304,12 +381,17 @@ pub fn split(image: &Image, runs: &[PageRun], len: usize) -> Result<Vec<Segment>
 }
 
 /// Has the husk make large runs present before they are written, which is cheaper than a fault for each page.
-fn populate(newborn: &mut Newborn, image: &Image, runs: &[PageRun]) -> Result<(), RebuildError> {
+fn populate(
+    newborn: &mut Newborn,
+    image: &Image,
+    runs: &[PageRun],
+    fillable: impl Fn(&Vma) -> bool,
+) -> Result<(), RebuildError> {
     const LARGE: u64 = 16;
     let mut calls = Vec::new();
     for run in runs.iter().filter(|r| r.pages >= LARGE) {
         for (vma, start, end) in pieces(image, run.addr, run_end(run)?)? {
-            if vma.prot & prot::WRITE != 0 && matches!(vma.backing, Backing::Anonymous) {
+            if vma.prot & prot::WRITE != 0 && matches!(vma.backing, Backing::Anonymous) && !fillable(vma) {
                 calls.push(Call::new(libc::SYS_madvise, [start, end - start, MADV_POPULATE_WRITE]));
             }
         }

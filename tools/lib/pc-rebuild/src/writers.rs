@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use pc_image::Pages;
 use pc_sys::mem::{self, IOV_MAX, ProcMem, RemoteRange};
+use pc_sys::uffd::Filler;
 
 use crate::error::{Context, RebuildError};
 
@@ -23,8 +24,26 @@ pub struct Segment {
     pub ranges: Vec<RemoteRange>,
     /// Where in the page data they begin.
     pub offset: usize,
+    /// How they get there.
+    pub how: How,
+}
+
+/// How pages get into the husk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Written as the process itself could.
+    Write,
     /// The process itself may not write there.
-    pub forced: bool,
+    Force,
+    /// Most of them were never touched, and the memory is fillable.
+    Fill,
+}
+
+/// What a writer thread works with.
+struct Tools {
+    pid: i32,
+    memory: ProcMem,
+    filler: Option<Arc<Filler>>,
 }
 
 struct Job {
@@ -53,7 +72,7 @@ impl std::fmt::Debug for Job {
 
 impl Writers {
     /// Starts them for process `pid`.
-    pub fn start(pid: i32) -> Result<Self, RebuildError> {
+    pub fn start(pid: i32, filler: Option<&Arc<Filler>>) -> Result<Self, RebuildError> {
         let (jobs, queue) = sync_channel::<Job>(QUEUE);
         let (report, done) = channel();
         let queue = Arc::new(Mutex::new(queue));
@@ -61,9 +80,10 @@ impl Writers {
         for _ in 0..THREADS {
             let (queue, report) = (queue.clone(), report.clone());
             let memory = ProcMem::open(pid).what("opening the memory of the process")?;
+            let tools = Tools { pid, memory, filler: filler.cloned() };
             let thread = std::thread::Builder::new().name("pc-writer".into());
-            threads
-                .push(thread.spawn(move || work(pid, &memory, &queue, &report)).what("starting a thread")?);
+            let started = thread.spawn(move || work(&tools, &queue, &report));
+            threads.push(started.what("starting a thread")?);
         }
         Ok(Self { jobs: Some(jobs), done, waiting: 0, free: Vec::new(), threads })
     }
@@ -112,36 +132,61 @@ impl Drop for Writers {
     }
 }
 
-fn work(pid: i32, memory: &ProcMem, queue: &Mutex<Receiver<Job>>, report: &Sender<Done>) {
+fn work(tools: &Tools, queue: &Mutex<Receiver<Job>>, report: &Sender<Done>) {
     loop {
         let next = match queue.lock() {
             Ok(queue) => queue.recv(),
             Err(_) => return,
         };
         let Ok(job) = next else { return };
-        let written = job.segments.iter().try_for_each(|s| write_segment(pid, memory, s, job.pages.data()));
+        let written = job.segments.iter().try_for_each(|s| tools.write_segment(s, job.pages.data()));
         if report.send(written.map(|()| job.pages.payload)).is_err() {
             return;
         }
     }
 }
 
-/// Writes one segment of a record's data. Every short count is an error.
-pub fn write_segment(pid: i32, memory: &ProcMem, segment: &Segment, data: &[u8]) -> io::Result<()> {
-    let mut at = segment.offset;
-    if segment.forced {
+impl Tools {
+    /// Writes one segment of a record's data. Every short count is an error.
+    fn write_segment(&self, segment: &Segment, data: &[u8]) -> io::Result<()> {
+        if segment.how == How::Write {
+            return self.write_together(segment, data);
+        }
+        let mut at = segment.offset;
         for range in &segment.ranges {
-            memory.write(range.addr, &data[at..at + range.len])?;
+            let bytes = &data[at..at + range.len];
+            match (segment.how, &self.filler) {
+                (How::Fill, Some(filler)) => self.fill(filler, range.addr, bytes)?,
+                _ => self.memory.write(range.addr, bytes)?,
+            }
             at += range.len;
         }
-        return Ok(());
+        Ok(())
     }
-    for chunk in segment.ranges.chunks(IOV_MAX) {
-        let len: usize = chunk.iter().map(|r| r.len).sum();
-        if mem::write_remote_ranges(pid, chunk, &data[at..at + len])? != len {
-            return Err(io::Error::from_raw_os_error(libc::EFAULT));
+
+    fn write_together(&self, segment: &Segment, data: &[u8]) -> io::Result<()> {
+        let mut at = segment.offset;
+        for chunk in segment.ranges.chunks(IOV_MAX) {
+            let len: usize = chunk.iter().map(|r| r.len).sum();
+            if mem::write_remote_ranges(self.pid, chunk, &data[at..at + len])? != len {
+                return Err(io::Error::from_raw_os_error(libc::EFAULT));
+            }
+            at += len;
         }
-        at += len;
+        Ok(())
     }
-    Ok(())
+
+    /// Fills pages that were never touched; one that is there already is written to.
+    fn fill(&self, filler: &Filler, addr: u64, bytes: &[u8]) -> io::Result<()> {
+        const PAGE: usize = pc_image::PAGE_SIZE as usize;
+        let mut done = 0;
+        while done < bytes.len() {
+            done += filler.fill(addr + done as u64, &bytes[done..])?;
+            if let Some(page) = bytes.get(done..done + PAGE) {
+                self.memory.write(addr + done as u64, page)?;
+                done += PAGE;
+            }
+        }
+        Ok(())
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::time::Instant;
 
 use pc_sys::ptrace::{self, Options, Regs, RseqConfiguration, Stop};
 
@@ -36,6 +37,7 @@ pub struct Tracees {
     pub(crate) status: Status,
     job_stop: Option<i32>,
     stop_set: bool,
+    since: Instant,
     _not_send: PhantomData<*mut ()>,
 }
 
@@ -50,6 +52,7 @@ impl Tracees {
             status,
             job_stop: None,
             stop_set: false,
+            since: Instant::now(),
             _not_send: PhantomData,
         };
         let suspend = options.suspend_seccomp || tracees.status.seccomp != 0;
@@ -139,6 +142,11 @@ impl Tracees {
             held.regs = mended;
         }
         Ok(Some(held))
+    }
+
+    /// When the first thread was asked to stop.
+    pub fn since(&self) -> Instant {
+        self.since
     }
 
     /// The process's pid as the tracer sees it.
