@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod guest;
 mod moving;
 
 pub use moving::{Way, adopt_orphans, dump_to_file, moved, restored};
