@@ -128,7 +128,8 @@ fn ppoll() -> Outcome {
 
 fn select() -> Outcome {
     let left = TIMEOUT - since();
-    let time = libc::timeval { tv_sec: (left / SECOND) as i64, tv_usec: (left % SECOND).div_ceil(1000) as i64 };
+    let time =
+        libc::timeval { tv_sec: (left / SECOND) as i64, tv_usec: (left % SECOND).div_ceil(1000) as i64 };
     timed(raw(libc::SYS_select, [0, 0, 0, 0, at(&time), 0]), 0)
 }
 

@@ -17,6 +17,7 @@ use crate::memory::{self, Span};
 use crate::openfile::{Captured, Fds};
 use crate::pages::{self, CopyPlan};
 use crate::procfs::Status;
+use crate::restart::Waits;
 use crate::rounds::{Pace, Sent};
 use crate::settings::{Caller, Settings};
 use crate::task::{self, FDS, SPACE};
@@ -38,6 +39,8 @@ pub(crate) struct Session<'a> {
     /// The pages that it holds.
     pub sent: Sent,
     told: Option<Task>,
+    /// What its threads wait for.
+    pub waits: Waits,
     /// Of the round that is being sent.
     pub counts: Counts,
     pub figures: Figures,
@@ -69,15 +72,18 @@ impl<'a> Session<'a> {
             vmas: Vec::new(),
             sent: Sent::default(),
             told: None,
+            waits: Waits::default(),
             counts: Counts::default(),
             figures: Figures::default(),
         })
     }
 
-    /// Stops all threads.
+    /// Stops all threads, which [`Waits::look`] has just seen.
     pub fn freeze(&mut self) -> Result<Tracees> {
         self.check_cancel()?;
-        Ok(Tracees::seize(self.target.pid, &SeizeOptions::default())?)
+        let tracees = Tracees::seize(self.target.pid, &SeizeOptions::default())?;
+        self.waits.note(&tracees)?;
+        Ok(tracees)
     }
 
     /// Stops all threads at a moment at which the process has no child: one that ends soon is waited for.

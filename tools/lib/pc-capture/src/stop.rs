@@ -12,7 +12,7 @@ use pc_trace::{Remote, Tracees};
 use pc_track::Hashes;
 
 use crate::check::Target;
-use crate::error::Result;
+use crate::error::{CaptureError, Result};
 use crate::figures::{RoundFigures, StopFigures, micros};
 use crate::frozen::Frozen;
 use crate::inside;
@@ -40,8 +40,9 @@ impl Session<'_> {
     /// Stops the process and sends what is left, as round `number`.
     pub(crate) fn stop(mut self, number: u32) -> Result<Frozen> {
         let pid = self.target.pid;
-        let waits = Waits::read(pid);
+        self.waits.look(pid);
         let mut tracees = self.freeze_alone()?;
+        let waits = std::mem::take(&mut self.waits);
         let began = tracees.since();
         self.figures.freezing_time = micros(began);
         self.figures.stop.freeze = micros(began);

@@ -13,7 +13,9 @@ use crate::signal;
 /// A thread, with what it has told itself.
 pub(crate) fn thread(tracees: &Tracees, task: TaskId, told: &ThreadTold, waits: &Waits) -> Result<Thread> {
     let tid = told.tid;
-    let regs = tracees.regs(tid)?;
+    let mut regs = tracees.regs(tid)?;
+    let (restart, call) = waits.restart(tid, &regs);
+    regs.orig_rax = call;
     let mut extended = tracees.xstate(tid)?;
     extended.truncate(xstate::used_len(&extended));
     let status = Status::read(tid).of(tid, "reading its status")?;
@@ -24,7 +26,7 @@ pub(crate) fn thread(tracees: &Tracees, task: TaskId, told: &ThreadTold, waits: 
         comm: comm(tracees.pid(), tid)?,
         regs: words(&regs),
         xstate: extended,
-        restart: waits.restart(tracees.pid(), tid, &regs),
+        restart,
         sigmask: tracees.sigmask(tid)?,
         pending: signal::pending(tracees.pending(tid, false)?),
         altstack: AltStack { sp: told.altstack.0, flags: told.altstack.1, size: told.altstack.2 },

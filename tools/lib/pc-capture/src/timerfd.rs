@@ -1,6 +1,7 @@
 //! timerfd_create(2).
 
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use pc_image::{OpenFileKind, TimerFd};
 use pc_sys::timerfd::timerfd_gettime;
@@ -20,19 +21,30 @@ pub(crate) fn capture(fds: &Fds<'_>, d: &Descriptor) -> Result<OpenFileKind> {
         value: timer.value,
         interval: timer.interval,
     };
-    if fds.stopped && timer.value == 0 && timer.interval != 0 {
+    if fds.stopped && timer.value == 0 {
         wind(fds, d, &mut found)?;
     }
     Ok(OpenFileKind::Timer(found))
 }
 
+/// How long an expiration that is due may take to come.
+const DUE: Duration = Duration::from_micros(200);
+
+/// A timer with no time left is disarmed, or has expired, or is to expire this very moment, which only a while tells.
 /// An interval timer whose expiration nobody has read stands still until somebody asks for it: timerfd_gettime(2) counts
 /// what has expired since and winds it up again, as reading it would.
 fn wind(fds: &Fds<'_>, d: &Descriptor, found: &mut TimerFd) -> Result<()> {
     let what = "asking for a timerfd's time";
     let timer = fds.take(d.fd)?;
-    (found.value, _) = timerfd_gettime(timer.as_fd()).of(fds.pid, what)?;
-    let now = FdInfo::read(fds.pid, d.fd).of(fds.pid, what)?;
-    found.ticks = now.timer.map_or(found.ticks, |timer| timer.ticks);
-    Ok(())
+    let began = Instant::now();
+    loop {
+        (found.value, _) = timerfd_gettime(timer.as_fd()).of(fds.pid, what)?;
+        let now = FdInfo::read(fds.pid, d.fd).of(fds.pid, what)?;
+        found.ticks = now.timer.map_or(found.ticks, |timer| timer.ticks);
+        let told = found.value != 0 || (found.ticks != 0 && found.interval == 0);
+        if told || began.elapsed() > DUE {
+            return Ok(());
+        }
+        std::thread::yield_now();
+    }
 }
