@@ -15,9 +15,10 @@ struct Blocked {
 
 impl Blocked {
     /// All of its threads wait, and have done so for a while.
-    fn start() -> Blocked {
+    fn start(args: &[&str]) -> Blocked {
         let folder = Folder::new();
-        let guest = Guest::start(Command::new(program("guest-blocked")).arg(folder.file("report")));
+        let mut command = Command::new(program("guest-blocked"));
+        let guest = Guest::start(command.arg(folder.file("report")).args(args));
         let ready = folder.file("report.ready");
         wait_for("the guest is ready", Duration::from_secs(10), || ready.exists());
         std::thread::sleep(Duration::from_millis(1100));
@@ -33,7 +34,7 @@ impl Blocked {
 
 #[test]
 fn an_original_caught_in_every_kind_of_call_goes_on() {
-    let blocked = Blocked::start();
+    let blocked = Blocked::start(&[]);
     for _ in 0..5 {
         let mut tool = Command::new(program("pc-dump"));
         let tool = tool.args(["--once", "--leave-running", &blocked.guest.arg()]);
@@ -46,14 +47,14 @@ fn an_original_caught_in_every_kind_of_call_goes_on() {
 
 #[test]
 fn a_copy_caught_in_every_kind_of_call_goes_on() {
-    let Blocked { guest, folder } = Blocked::start();
+    let Blocked { guest, folder } = Blocked::start(&[]);
     let guest = moved(guest, Way::File);
     Blocked { guest, folder }.is_right();
 }
 
 #[test]
 fn a_copy_of_a_copy_caught_in_every_kind_of_call_goes_on() {
-    let Blocked { guest, folder } = Blocked::start();
+    let Blocked { guest, folder } = Blocked::start(&["--twice"]);
     let guest = moved(moved(guest, Way::NewPidNs), Way::NewPidNs);
     Blocked { guest, folder }.is_right();
 }
