@@ -269,6 +269,7 @@ impl Finisher<'_> {
         let wait = self.enter_time()?;
         task::surroundings(self.newborn, image, state)?;
         task::mm(self.newborn, image, mm)?;
+        memory::guard(self.newborn, image, &mm.guards)?;
         memory::lock(self.newborn, image)?;
         times.apply += lap.take();
         let (built, later) = openfile::build_all(image, self.settings, notices)?;

@@ -328,6 +328,19 @@ pub fn lock(newborn: &mut Newborn, image: &Image) -> Result<(), RebuildError> {
     Ok(())
 }
 
+/// Guard pages, at whose touch the process gets SIGSEGV (madvise(2), `MADV_GUARD_INSTALL`, Linux 6.13).
+pub fn guard(newborn: &mut Newborn, image: &Image, guards: &[(u64, u64)]) -> Result<(), RebuildError> {
+    const MADV_GUARD_INSTALL: u64 = 102;
+    let mut calls = Vec::new();
+    for &(start, end) in guards {
+        for (_, start, end) in pieces(image, start, end)? {
+            calls.push(Call::new(libc::SYS_madvise, [start, end - start, MADV_GUARD_INSTALL]));
+        }
+    }
+    newborn.husk.batch_ok(newborn.husk.pid(), &calls).what("making guard pages")?;
+    Ok(())
+}
+
 /// The parts of a range by mapping. A page outside every mapping contradicts the stream.
 pub fn pieces(image: &Image, start: u64, end: u64) -> Result<Vec<(&Vma, u64, u64)>, RebuildError> {
     let mut pieces = Vec::new();
