@@ -28,7 +28,10 @@ pub(crate) fn check_runs(runs: &[PageRun], data_len: usize) -> Result<(), String
         let len =
             run.pages.checked_mul(PAGE_SIZE).filter(|len| *len > 0).ok_or("a run of impossible length")?;
         if !run.addr.is_multiple_of(PAGE_SIZE) || run.addr < behind {
-            return Err("runs that are not aligned and ascending".to_owned());
+            return Err(format!(
+                "runs that are not aligned and ascending: {:#x} behind {behind:#x}",
+                run.addr
+            ));
         }
         behind = run.addr.checked_add(len).ok_or("a run beyond the end of the address space")?;
         total = total.saturating_add(len);

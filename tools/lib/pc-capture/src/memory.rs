@@ -72,6 +72,14 @@ fn read_maps(pid: i32) -> Result<Vec<Area>> {
     parse_maps(&text).ok_or(ErrorKind::InvalidData).of(pid, "reading its maps")
 }
 
+/// The ranges of private mappings whose pages may travel, ascending; what lies between and never does is told as
+/// `(None, end)`.
+pub(crate) fn private_ranges(pid: i32) -> Result<Vec<(Option<u64>, u64)>> {
+    let travels = |area: &Area| !area.shared && !area.name.starts_with(b"[v");
+    let areas = read_maps(pid)?;
+    Ok(areas.into_iter().map(|area| (travels(&area).then_some(area.start), area.end)).collect())
+}
+
 fn is_known(known: &Known, area: &Area) -> bool {
     known.get(&area.start).is_some_and(|(old, _)| old == area)
 }

@@ -12,7 +12,7 @@ use pc_trace::{Remote, Tracees};
 use pc_track::Hashes;
 
 use crate::check::Target;
-use crate::error::{CaptureError, Result};
+use crate::error::Result;
 use crate::figures::{RoundFigures, StopFigures, micros};
 use crate::frozen::Frozen;
 use crate::inside;
@@ -50,7 +50,7 @@ impl Session<'_> {
         // Mappings and pages are looked at before any remote call, which has a mapping of its own.
         let mut vmas = self.look_at_mappings(true)?;
         let Changes { mut mappings, zaps, scan } = self.changes(&vmas, Pass::Stop)?;
-        if !self.vmas.is_empty() && !scan.lost.is_empty() {
+        if !self.vmas.is_empty() && !scan.fresh.is_empty() {
             vmas = self.look_anew_at_mappings()?;
             mappings = self.what_changed(&vmas, &scan);
         }

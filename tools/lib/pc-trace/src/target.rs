@@ -14,6 +14,8 @@ pub(crate) struct Status {
     pub ignored: u64,
     pub blocked: u64,
     pub pending: u64,
+    /// Threads that have not ended.
+    pub threads: usize,
 }
 
 impl Status {
@@ -33,6 +35,7 @@ impl Status {
                     let innermost = value.split_whitespace().last().and_then(|v| v.parse().ok());
                     status.ns_pid = innermost.unwrap_or(status.ns_pid);
                 }
+                "Threads" => status.threads = value.trim().parse().unwrap_or(0),
                 "Seccomp" => status.seccomp = value.trim().parse().unwrap_or(0),
                 "SigPnd" | "ShdPnd" => status.pending |= hex(),
                 "SigBlk" => status.blocked = hex(),

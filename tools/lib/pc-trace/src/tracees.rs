@@ -2,7 +2,7 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pc_sys::ptrace::{self, Options, Regs, RseqConfiguration, Stop};
 
@@ -12,6 +12,9 @@ use crate::held::{EVENT_STOP, Held};
 use crate::mend;
 use crate::remote::Remote;
 use crate::target::{Status, list_threads};
+
+/// How long stopping all threads may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a process is seized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,6 +58,7 @@ impl Tracees {
             since: Instant::now(),
             _not_send: PhantomData,
         };
+        let began = Instant::now();
         let suspend = options.suspend_seccomp || tracees.status.seccomp != 0;
         let flags = Options::TRACESYSGOOD | if suspend { Options::SUSPEND_SECCOMP } else { Options::empty() };
         loop {
@@ -63,10 +67,16 @@ impl Tracees {
                 .into_iter()
                 .filter(|tid| !tracees.threads.iter().any(|held| held.tid == *tid))
                 .collect();
-            if fresh.is_empty() {
+            tracees.stop_all(&fresh, flags)?;
+            // A list made while threads end can lack others that go on: the kernel's own count tells.
+            let status = Status::read(pid).map_err(|_| TraceError::NoProcess(pid))?;
+            if fresh.is_empty() && status.threads <= tracees.threads.len() {
                 break;
             }
-            tracees.stop_all(&fresh, flags)?;
+            if began.elapsed() > PATIENCE {
+                let what = "its threads come and go too fast to be stopped".to_owned();
+                return Err(TraceError::Unsupported { pid, what });
+            }
         }
         if tracees.threads.first().is_none_or(|leader| leader.tid != pid) {
             let what = "its main thread has ended while others go on, which is not supported".to_owned();

@@ -82,8 +82,13 @@ pub trait Tracker: std::fmt::Debug {
     /// Whether [`Tracker::scan`] with `clear` loses writes unless the target stands.
     fn needs_pause(&self) -> bool;
 
-    /// Starts tracking a mapped range. All that is present in it counts as written until it is cleared. False if
-    /// the range cannot be tracked by this method (another userfaultfd has it): it then needs [`Hashes`].
+    /// Whether the mapping that begins at `start` is tracked.
+    fn tracks(&mut self, start: u64) -> Result<bool, TrackError>;
+
+    /// Starts tracking all mappings in a range, which must begin and end with one. All that is present in them counts as
+    /// written until it is cleared. False if one of them cannot be tracked by this method (another userfaultfd has it): it
+    /// then needs [`Hashes`]. A mapping that is only partly in the range would be split, which the target may notice
+    /// (mremap(2)): let it stand while ranges are looked up and tracked.
     fn track(&mut self, range: Range) -> Result<bool, TrackError>;
 
     /// The pages of a range that carry content, into `out` (appended, ascending), each run told to be written or not since

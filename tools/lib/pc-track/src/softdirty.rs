@@ -55,6 +55,10 @@ impl Tracker for SoftDirty {
         true
     }
 
+    fn tracks(&mut self, _start: u64) -> Result<bool, TrackError> {
+        Ok(true)
+    }
+
     fn track(&mut self, _range: Range) -> Result<bool, TrackError> {
         Ok(true)
     }

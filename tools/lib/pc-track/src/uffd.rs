@@ -74,6 +74,16 @@ impl Tracker for Uffd {
         false
     }
 
+    fn tracks(&mut self, start: u64) -> Result<bool, TrackError> {
+        const PAGE: u64 = 4096;
+        let query = Query::any_of(PageIs::PRESENT, PageIs::empty()).flags(ScanFlags::CHECK_WPASYNC);
+        match self.pagemap.scan(start, start + PAGE, query, &mut self.regions) {
+            Ok(()) => Ok(true),
+            Err(err) if err.raw_os_error() == Some(libc::EPERM) => Ok(false),
+            Err(err) => Err(TrackError::Kernel { what: "asking what is tracked", source: err }),
+        }
+    }
+
     fn track(&mut self, (start, end): Range) -> Result<bool, TrackError> {
         match self.fd.register(start, end) {
             Ok(()) => Ok(true),

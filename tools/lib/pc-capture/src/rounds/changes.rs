@@ -2,18 +2,20 @@
 
 use pc_image::{Backing, MapChange, SpaceId, Vma};
 
-/// What must be said of the step from `old` to `new` mappings (each ascending). `lost` tells of a new mapping that it
-/// was not there before, whatever lay at its address: it replaces what the destination has.
-pub(crate) fn diff(space: SpaceId, old: &[Vma], new: &[Vma], lost: impl Fn(&Vma) -> bool) -> MapChange {
+use crate::rounds::sent::Sent;
+
+/// What must be said of the step from `old` to `new` mappings (each ascending). What is mapped in a `fresh` range was not
+/// there before, whatever lay at its address: it replaces what the destination has.
+pub(crate) fn diff(space: SpaceId, old: &[Vma], new: &[Vma], fresh: &Sent) -> MapChange {
     let mut change = MapChange { space, unmap: Vec::new(), map: Vec::new(), modify: Vec::new() };
+    let old = &replaced(old, fresh, &mut change.unmap);
     unmap_gone(old, new, &mut change.unmap);
     for vma in new {
-        let lost = lost(vma);
         let mut at = vma.start;
         let from = old.partition_point(|o| o.end <= vma.start);
         for before in old[from..].iter().take_while(|o| o.start < vma.end) {
             let (start, end) = (before.start.max(vma.start), before.end.min(vma.end));
-            if lost || !same_content(before, vma) {
+            if !same_content(before, vma) {
                 change.unmap.push((start, end));
                 continue; // mapped anew with what lies around it
             }
@@ -27,6 +29,21 @@ pub(crate) fn diff(space: SpaceId, old: &[Vma], new: &[Vma], lost: impl Fn(&Vma)
     }
     change.unmap.sort_unstable();
     change
+}
+
+/// The old mappings without what lies in fresh ranges, which is to be unmapped.
+fn replaced(old: &[Vma], fresh: &Sent, unmap: &mut Vec<(u64, u64)>) -> Vec<Vma> {
+    let mut left = Vec::with_capacity(old.len());
+    for vma in old {
+        let mut at = vma.start;
+        for (start, end) in fresh.within(vma.start, vma.end) {
+            map(vma, at, start, &mut left);
+            unmap.push((start, end));
+            at = end;
+        }
+        map(vma, at, vma.end, &mut left);
+    }
+    left
 }
 
 /// Whether there is nothing to be said.
@@ -102,7 +119,7 @@ mod tests {
     }
 
     fn step(old: &[Vma], new: &[Vma]) -> MapChange {
-        diff(SpaceId(0), old, new, |_| false)
+        diff(SpaceId(0), old, new, &Sent::default())
     }
 
     #[test]
@@ -140,10 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn a_mapping_whose_tracking_was_lost_replaces_what_was_there() {
-        let new = [anon(2, 6), anon(6, 8)];
-        let change = diff(SpaceId(0), &[anon(0, 8)], &new, |vma| vma.start == 2);
+    fn what_is_fresh_replaces_what_was_there_and_nothing_else() {
+        let mut fresh = Sent::default();
+        fresh.insert(2, 6);
+        let change = diff(SpaceId(0), &[anon(0, 8)], &[anon(2, 6), anon(6, 8)], &fresh);
         assert_eq!(change.unmap, [(0, 2), (2, 6)]);
         assert_eq!(change.map, [anon(2, 6)]);
+        // A heap that has grown is one mapping with what it grew from.
+        let change = diff(SpaceId(0), &[anon(0, 2)], &[anon(0, 6)], &fresh);
+        assert_eq!((change.unmap, change.map), (vec![], vec![anon(2, 6)]));
     }
 }

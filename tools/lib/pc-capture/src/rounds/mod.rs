@@ -47,7 +47,8 @@ impl Session<'_> {
         let began = Instant::now();
         self.waits.look(self.target.pid);
         let mut tracees = self.freeze()?;
-        let tracking = Tracking::begin(&mut tracees, self.settings.track, self.caller);
+        let tracking = Tracking::begin(&mut tracees, self.settings.track, self.caller)
+            .and_then(|mut tracking| tracking.track_all(self.caller).map(|()| tracking));
         let gone = tracees.detach();
         self.figures.first_pause = micros(began);
         let tracking = tracking?;
@@ -110,7 +111,7 @@ impl Session<'_> {
         self.descriptors()?;
         let clocks = machine::clocks(pid)?;
         let pause = self.pause_if_needed()?;
-        let vmas = self.look_at_mappings(false)?;
+        let vmas = self.tracked_mappings()?;
         // Before and behind: what is in flight while pages are cleared was opened before or is open still.
         let direct = uses_direct_io(pid)?;
         let mut changes = self.changes(&vmas, Pass::Round)?;
@@ -129,7 +130,7 @@ impl Session<'_> {
         let spans = changes.scan.found.spans;
         spans.iter().for_each(|span| self.sent.insert(span.start, span.end));
         self.copy(&spans, true)?;
-        if !changes.scan.lost.is_empty() {
+        if !changes.scan.fresh.is_empty() {
             // Others may lie there now, with the same borders: the next look is to be at smaps.
             self.target.known.clear();
         }
@@ -138,6 +139,21 @@ impl Session<'_> {
         self.sink.flush()?;
         self.sink.pace.end_round(Instant::now());
         Ok(RoundFigures { round: number, counts, elapsed_us: micros(began), ..RoundFigures::default() })
+    }
+
+    /// The mappings of now, all of which were tracked a moment ago: for new ones, the process stands still once more.
+    fn tracked_mappings(&mut self) -> Result<Vec<Vma>> {
+        let vmas = self.look_at_mappings(false)?;
+        let Some(tracking) = &mut self.tracking.0 else { return Ok(vmas) };
+        if !tracking.misses_any(&vmas)? {
+            return Ok(vmas);
+        }
+        let tracees = self.freeze()?;
+        if let Some(tracking) = &mut self.tracking.0 {
+            tracking.track_all(self.caller)?;
+        }
+        tracees.detach()?;
+        self.look_at_mappings(false)
     }
 
     fn pause_if_needed(&mut self) -> Result<Option<Tracees>> {
@@ -153,7 +169,7 @@ impl Session<'_> {
     /// What has become of mappings and pages since the last round; everything where there was none.
     pub(crate) fn changes(&mut self, vmas: &[Vma], pass: Pass) -> Result<Changes> {
         let scan = match &mut self.tracking.0 {
-            Some(tracking) => tracking.scan(vmas, pass, self.caller)?,
+            Some(tracking) => tracking.scan(vmas, pass)?,
             None => Scan::whole(self.target.pid, vmas)?,
         };
         let mappings = self.what_changed(vmas, &scan);
@@ -168,7 +184,7 @@ impl Session<'_> {
     }
 
     pub(crate) fn what_changed(&self, vmas: &[Vma], scan: &Scan) -> MapChange {
-        diff(SPACE, &self.vmas, vmas, |vma| scan.lost.binary_search(&vma.start).is_ok())
+        diff(SPACE, &self.vmas, vmas, &scan.fresh)
     }
 
     pub(crate) fn zaps(&mut self, ranges: Vec<(u64, u64)>) -> Result<()> {

@@ -41,9 +41,21 @@ impl Sent {
         }
     }
 
+    /// Whether nothing is in the set.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether any of a range is in the set.
     pub fn overlaps(&self, start: u64, end: u64) -> bool {
         self.0.range(..end).next_back().is_some_and(|(_, e)| *e > start)
+    }
+
+    /// What of a range is in the set, ascending.
+    pub fn within(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
+        let first = self.0.range(..=start).next_back().map_or(start, |(s, _)| *s);
+        let hit = self.0.range(first..end).map(|(s, e)| ((*s).max(start), (*e).min(end)));
+        hit.filter(|(s, e)| s < e).collect()
     }
 
     /// The ranges, ascending.

@@ -26,8 +26,8 @@ pub(crate) struct Scan {
     pub found: Present,
     /// All pages that carry content, sent or not, ascending.
     pub content: Vec<(u64, u64)>,
-    /// Mappings (by their first address) that were not tracked: new, or another one at the same place.
-    pub lost: Vec<u64>,
+    /// Where mappings are new, or others than before at the same place.
+    pub fresh: Sent,
 }
 
 impl Scan {
@@ -36,7 +36,7 @@ impl Scan {
         let pagemap = Pagemap::open(pid).of(pid, "opening its page map")?;
         let found = memory::present(pid, &pagemap, vmas)?;
         let content = found.spans.iter().map(|span| (span.start, span.end)).collect();
-        Ok(Self { found, content, lost: Vec::new() })
+        Ok(Self { found, content, fresh: Sent::default() })
     }
 
     /// The content that is neither sent nor compared.
@@ -59,7 +59,7 @@ impl Scan {
 /// What the pass is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pass {
-    /// A round: written pages count as unwritten from here on, new mappings are tracked.
+    /// A round: written pages count as unwritten from here on.
     Round,
     /// The stop: nothing is tracked any further.
     Stop,
@@ -76,6 +76,8 @@ pub(crate) struct Tracking {
     hashed: Sent,
     /// Mappings tracked now, to be untracked.
     tracked: Sent,
+    /// Of these, what was not tracked before, until the next scan tells.
+    fresh: Sent,
     /// O_DIRECT was seen: from this round on, or too late for hashes to be of use.
     direct: Direct,
     runs: Vec<Run>,
@@ -108,6 +110,7 @@ impl Tracking {
             hashes: Hashes::new(seed()),
             hashed: Sent::default(),
             tracked: Sent::default(),
+            fresh: Sent::default(),
             direct: Direct::No,
             runs: Vec::new(),
         })
@@ -154,51 +157,92 @@ impl Tracking {
         });
     }
 
+    /// Whether one of these mappings is not tracked yet.
+    pub fn misses_any(&mut self, vmas: &[Vma]) -> Result<bool> {
+        let Some(tracker) = &mut self.tracker else { return Ok(false) };
+        for vma in vmas.iter().filter(|vma| carries_pages(vma)) {
+            if !self.hashed.overlaps(vma.start, vma.end)
+                && !tracker.tracks(vma.start).map_err(|err| failed(self.pid, err))?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Has the mappings of a process that stands still tracked, as far as they are not yet. If it ran, one that changes
+    /// meanwhile could be tracked in part, and would be two from then on, which mremap(2) does not take as one.
+    pub fn track_all(&mut self, caller: &mut dyn Caller) -> Result<()> {
+        let Some(tracker) = &mut self.tracker else { return Ok(()) };
+        let mut missing: Vec<Vec<(u64, u64)>> = Vec::new();
+        let mut together = false;
+        for (start, end) in memory::private_ranges(self.pid)? {
+            let known = match start {
+                None => true, // something that cannot be tracked lies between
+                Some(start) => {
+                    self.hashed.overlaps(start, end)
+                        || tracker.tracks(start).map_err(|err| failed(self.pid, err))?
+                }
+            };
+            match (known, start, together) {
+                (false, Some(start), true) => {
+                    missing.last_mut().into_iter().for_each(|m| m.push((start, end)))
+                }
+                (false, Some(start), false) => missing.push(vec![(start, end)]),
+                _ => {}
+            }
+            together = !known;
+        }
+        for ranges in missing {
+            self.track_together(&ranges, caller)?;
+        }
+        Ok(())
+    }
+
+    /// Mappings with nothing else between them: one call for all, or, where one of them is not taken, one for each.
+    fn track_together(&mut self, ranges: &[(u64, u64)], caller: &mut dyn Caller) -> Result<()> {
+        let (Some(tracker), Some(first), Some(last)) = (&mut self.tracker, ranges.first(), ranges.last())
+        else {
+            return Ok(());
+        };
+        let whole = tracker.track((first.0, last.1)).map_err(|err| failed(self.pid, err))?;
+        for &(start, end) in ranges {
+            if whole || tracker.track((start, end)).map_err(|err| failed(self.pid, err))? {
+                self.tracked.insert(start, end);
+                self.fresh.insert(start, end);
+            } else {
+                let name = tracker.name();
+                caller.notice(&format!(
+                    "its mapping at {start:#x} cannot be tracked by {name}: its pages are hashed"
+                ));
+                self.hashed.insert(start, end);
+            }
+        }
+        Ok(())
+    }
+
     /// Looks at all mappings.
-    pub fn scan(&mut self, vmas: &[Vma], pass: Pass, caller: &mut dyn Caller) -> Result<Scan> {
-        let mut scan = Scan::default();
+    pub fn scan(&mut self, vmas: &[Vma], pass: Pass) -> Result<Scan> {
+        let mut scan = Scan { fresh: std::mem::take(&mut self.fresh), ..Scan::default() };
         for vma in vmas.iter().filter(|vma| carries_pages(vma)) {
             scan.found.scanned += (vma.end - vma.start) / PAGE_SIZE;
-            match &self.tracker {
-                Some(_) if !self.hashed.overlaps(vma.start, vma.end) => {
-                    self.by_tracker(vma, pass, &mut scan, caller)?
+            if self.tracker.is_none() || self.hashed.overlaps(vma.start, vma.end) {
+                self.by_hash(vma, &mut scan)?;
+            } else if self.ask(vma, pass == Pass::Round)? == Found::Tracked {
+                self.note_runs(vma, pass, &mut scan);
+            } else {
+                scan.fresh.insert(vma.start, vma.end);
+                self.hashes.forget((vma.start, vma.end));
+                // While it runs this is a mapping that was replaced this very moment: the next round tells of its pages.
+                if pass == Pass::Stop {
+                    self.by_hash(vma, &mut scan)?;
                 }
-                _ => self.by_hash(vma, &mut scan)?,
             }
         }
         if let (Some(tracker), Pass::Round) = (&mut self.tracker, pass) {
             tracker.clear_all().map_err(|err| failed(self.pid, err))?;
         }
         Ok(scan)
-    }
-
-    fn by_tracker(&mut self, vma: &Vma, pass: Pass, scan: &mut Scan, caller: &mut dyn Caller) -> Result<()> {
-        let range = (vma.start, vma.end);
-        if self.ask(vma, pass == Pass::Round)? == Found::Tracked {
-            self.note_runs(vma, pass, false, scan);
-            return Ok(());
-        }
-        scan.lost.push(vma.start);
-        self.hashes.forget(range);
-        if pass == Pass::Stop {
-            return self.by_hash(vma, scan);
-        }
-        let Some(tracker) = &mut self.tracker else { return self.by_hash(vma, scan) };
-        if !tracker.track(range).map_err(|err| failed(self.pid, err))? {
-            caller.notice(&format!(
-                "its mapping at {:#x} cannot be tracked by {}: its pages are hashed",
-                vma.start,
-                tracker.name()
-            ));
-            self.hashed.insert(vma.start, vma.end);
-            return self.by_hash(vma, scan);
-        }
-        self.tracked.insert(vma.start, vma.end);
-        // Lost again: it was replaced this very moment, and is told anew in the next round.
-        if self.ask(vma, true)? == Found::Tracked {
-            self.note_runs(vma, pass, true, scan);
-        }
-        Ok(())
     }
 
     fn ask(&mut self, vma: &Vma, clear: bool) -> Result<Found> {
@@ -210,8 +254,7 @@ impl Tracking {
         found.map_err(|err| failed(self.pid, err))
     }
 
-    /// `whole`: nothing of the mapping was sent before.
-    fn note_runs(&mut self, vma: &Vma, pass: Pass, whole: bool, scan: &mut Scan) {
+    fn note_runs(&mut self, vma: &Vma, pass: Pass, scan: &mut Scan) {
         let readable = vma.prot & prot::READ != 0;
         for run in &self.runs {
             if run.guard {
@@ -219,7 +262,7 @@ impl Tracking {
                 continue;
             }
             push_range(&mut scan.content, (run.start, run.end));
-            let how = match (run.written || whole, self.direct, pass) {
+            let how = match (run.written, self.direct, pass) {
                 (true, Direct::Hashed, _) => How::Note,
                 (true, ..) | (_, Direct::Late, Pass::Stop) => How::Send,
                 (_, Direct::Hashed, Pass::Stop) => How::Compare,
