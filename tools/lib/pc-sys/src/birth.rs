@@ -79,7 +79,10 @@ fn husk(socket: i32, new_session: bool) -> ! {
         raw(libc::SYS_setsid, [0; 5]);
     }
     let ready = 1u8;
-    raw(libc::SYS_write, [HUSK_SOCKET as u64, std::ptr::from_ref(&ready) as u64, 1, 0, 0]);
+    // A parent that has died before the death signal was asked for has closed its end by then.
+    if raw(libc::SYS_write, [HUSK_SOCKET as u64, std::ptr::from_ref(&ready) as u64, 1, 0, 0]) != 1 {
+        exit(1);
+    }
     loop {
         raw(libc::SYS_pause, [0; 5]);
     }
