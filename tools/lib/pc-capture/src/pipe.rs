@@ -21,6 +21,8 @@ struct Pipe {
     reader: Option<i32>,
     /// Some end can be written.
     writer: bool,
+    /// Each write is read by itself (`O_DIRECT`).
+    packets: bool,
     /// Its content went with an end already.
     told: bool,
 }
@@ -41,6 +43,8 @@ impl Pipes {
                 pipe.reader.get_or_insert(d.fd);
             }
             pipe.writer |= access != libc::O_RDONLY;
+            // Only the end that is written to shows the flag.
+            pipe.packets |= d.flags() & libc::O_DIRECT as u32 != 0;
         }
         Self(pipes)
     }
@@ -51,11 +55,11 @@ pub(crate) fn capture(fds: &mut Fds<'_>, d: &Descriptor, _all: &[Descriptor]) ->
         return fds.refuse(d, format!("the fifo {}, which cannot be moved yet", d.link_text()));
     }
     let Some(pipe) = fds.pipes.0.get_mut(&d.meta.ino()) else { return Ok(external::pipe(fds, d)) };
-    let (number, writer, first) = (pipe.number, pipe.writer, !std::mem::replace(&mut pipe.told, true));
+    let (number, writer, packets) = (pipe.number, pipe.writer, pipe.packets);
+    let first = !std::mem::replace(&mut pipe.told, true);
     let Some(reader) = pipe.reader.filter(|_| writer) else { return Ok(external::pipe(fds, d)) };
     let end = fds.take(reader)?;
     let capacity = fcntl(&end, FcntlArg::F_GETPIPE_SZ).of(fds.pid, "asking for a pipe's size")? as u32;
-    let packets = d.flags() & libc::O_DIRECT as u32 != 0;
     let content = if first && fds.stopped {
         content(&end, capacity, packets)
             .of(fds.pid, format_args!("reading the pipe of descriptor {}", d.fd))?
