@@ -45,10 +45,20 @@ fn new(inet: &Inet) -> Result<Socket, RebuildError> {
 /// Sets options in their order.
 pub fn set_options(socket: &impl AsFd, options: &[SockOpt]) -> Result<(), RebuildError> {
     for option in options {
-        pc_sys::sockopt::setsockopt(socket.as_fd(), option.level, option.name, &option.value)
+        let value = asked_for(option);
+        pc_sys::sockopt::setsockopt(socket.as_fd(), option.level, option.name, &value)
             .what_of(|| format!("setting socket option {} of level {}", option.name, option.level))?;
     }
     Ok(())
+}
+
+/// The kernel doubles a buffer's size that it is asked for, and tells the doubled one (socket(7)).
+fn asked_for(option: &SockOpt) -> Vec<u8> {
+    let buffer = option.level == libc::SOL_SOCKET && matches!(option.name, libc::SO_SNDBUF | libc::SO_RCVBUF);
+    match option.value[..].try_into() {
+        Ok(bytes) if buffer => (i32::from_ne_bytes(bytes) / 2).to_ne_bytes().to_vec(),
+        _ => option.value.clone(),
+    }
 }
 
 fn bind(socket: &Socket, local: SocketAddr) -> Result<(), RebuildError> {
