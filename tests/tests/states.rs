@@ -28,3 +28,8 @@ fn same_after_a_move(guest: &str, args: &[&str], way: Way) {
 fn settings_and_memory_of_every_kind_are_the_same_in_the_copy() {
     same_after_a_move("guest-state", &[], Way::File);
 }
+
+#[test]
+fn descriptors_of_every_kind_are_the_same_in_the_copy_and_can_be_used() {
+    same_after_a_move("guest-fds", &[], Way::File);
+}
