@@ -80,13 +80,19 @@ pub(crate) fn inet(fd: BorrowedFd<'_>, family: i32, protocol: i32) -> Vec<SockOp
     let mut found = Vec::new();
     collect(fd, fresh, libc::SOL_SOCKET, &SOCKET, &mut found);
     buffers(fd, fresh, &mut found);
-    collect(fd, fresh, libc::IPPROTO_IP, &IPV4, &mut found);
+    collect(fd, fresh, libc::IPPROTO_IP, settable(&IPV4, tcp), &mut found);
     if v6 {
-        collect(fd, fresh, libc::IPPROTO_IPV6, &IPV6, &mut found);
+        collect(fd, fresh, libc::IPPROTO_IPV6, settable(&IPV6, tcp), &mut found);
     }
     let own: &[i32] = if tcp { &TCP } else { &UDP };
     collect(fd, fresh, protocol, own, &mut found);
     found
+}
+
+/// The kernel keeps a packet's TTL among the multicast options of a TCP connection, and lets nobody set them there: the
+/// last two of the tables.
+fn settable(names: &[i32], tcp: bool) -> &[i32] {
+    &names[..names.len() - if tcp { 2 } else { 0 }]
 }
 
 /// Those of a Unix socket of type `kind`.
