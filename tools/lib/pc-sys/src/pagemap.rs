@@ -184,8 +184,14 @@ impl Pagemap {
     }
 }
 
-/// Joins neighbours that the ioctl gave apart because a batch ended between them.
+/// Puts regions in order: the kernel gives them apart where a batch ended between them, and tells some pages twice (when
+/// it has to begin a page table anew, and behind a batch that was full). Such a page has all categories that were told of
+/// it: that it was written may have been told the first time only, as telling it can clear it.
 fn merge(regions: &mut Vec<PageRegion>) {
+    let overlaps = regions.windows(2).any(|pair| pair[1].start < pair[0].end);
+    if overlaps {
+        *regions = flatten(regions);
+    }
     regions.dedup_by(|next, last| {
         let joined = last.end == next.start && last.categories == next.categories;
         if joined {
@@ -195,13 +201,32 @@ fn merge(regions: &mut Vec<PageRegion>) {
     });
 }
 
+/// Overlapping regions as ones that do not, ascending.
+fn flatten(regions: &[PageRegion]) -> Vec<PageRegion> {
+    let mut borders: Vec<u64> = regions.iter().flat_map(|r| [r.start, r.end]).collect();
+    borders.sort_unstable();
+    borders.dedup();
+    let mut cells: Vec<Option<u64>> = vec![None; borders.len()];
+    for region in regions {
+        let from = borders.partition_point(|border| *border < region.start);
+        let to = borders.partition_point(|border| *border < region.end);
+        for cell in &mut cells[from..to] {
+            *cell = Some(cell.unwrap_or(0) | region.categories);
+        }
+    }
+    let told = borders.windows(2).zip(cells).filter_map(|(border, categories)| {
+        Some(PageRegion { start: border[0], end: border[1], categories: categories? })
+    });
+    told.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn scan_finds_exactly_the_touched_pages() {
-        let len = 64 * 4096;
+    /// Touches pages of a new mapping and gives the regions that a scan tells, in pages.
+    fn scanned(pages: usize, touched: impl Iterator<Item = usize>) -> Vec<(u64, u64)> {
+        let len = pages * 4096;
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
         let addr = unsafe {
             libc::mmap(
@@ -217,7 +242,7 @@ mod tests {
         // SAFETY: forbids huge pages in our own mapping, so that pages are counted singly.
         unsafe { libc::madvise(addr, len, libc::MADV_NOHUGEPAGE) };
         let base = addr as u64;
-        for page in [1usize, 2, 10] {
+        for page in touched {
             // SAFETY: inside the mapping made above.
             unsafe { addr.cast::<u8>().add(page * 4096).write_volatile(1) };
         }
@@ -225,9 +250,30 @@ mod tests {
         let mut regions = Vec::new();
         let query = Query::any_of(PageIs::PRESENT | PageIs::SWAPPED, PageIs::empty());
         map.scan(base, base + len as u64, query, &mut regions).unwrap();
-        let got: Vec<_> = regions.iter().map(|r| ((r.start - base) / 4096, (r.end - base) / 4096)).collect();
+        let got = regions.iter().map(|r| ((r.start - base) / 4096, (r.end - base) / 4096)).collect();
         // SAFETY: our own mapping, no longer used.
         unsafe { libc::munmap(addr, len) };
-        assert_eq!(got, [(1, 3), (10, 11)]);
+        got
+    }
+
+    #[test]
+    fn scan_finds_exactly_the_touched_pages() {
+        assert_eq!(scanned(64, [1, 2, 10].into_iter()), [(1, 3), (10, 11)]);
+    }
+
+    #[test]
+    fn no_page_is_told_twice_where_regions_fill_a_batch() {
+        let pages = 16384;
+        let want: Vec<(u64, u64)> = (0..pages as u64).step_by(2).map(|page| (page, page + 1)).collect();
+        assert_eq!(scanned(pages, (0..pages).step_by(2)), want);
+    }
+
+    #[test]
+    fn a_page_told_twice_has_all_categories_told() {
+        let region = |start, end, categories| PageRegion { start, end, categories };
+        let mut regions = vec![region(0, 8, 1), region(4, 6, 2), region(6, 12, 0), region(20, 24, 1)];
+        merge(&mut regions);
+        let want = [region(0, 4, 1), region(4, 6, 3), region(6, 8, 1), region(8, 12, 0), region(20, 24, 1)];
+        assert_eq!(regions, want);
     }
 }
