@@ -20,7 +20,7 @@ impl Blocked {
         let mut command = Command::new(program("guest-blocked"));
         let guest = Guest::start(command.arg(folder.file("report")).args(args));
         let ready = folder.file("report.ready");
-        wait_for("the guest is ready", Duration::from_secs(10), || ready.exists());
+        wait_for("the guest is ready", Duration::from_secs(40), || ready.exists());
         std::thread::sleep(Duration::from_millis(1100));
         Blocked { guest, folder }
     }

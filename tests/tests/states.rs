@@ -16,7 +16,7 @@ fn same_after_a_move(guest: &str, args: &[&str], way: Way) {
     let mut command = Command::new(program(guest));
     let guest = Guest::start(command.arg(&report).arg(folder.file("")).args(args));
     let ready = folder.file("report.ready");
-    wait_for("the guest is ready", Duration::from_secs(10), || ready.exists());
+    wait_for("the guest is ready", Duration::from_secs(40), || ready.exists());
     let mut copy = moved(guest, way);
     copy.signal(Signal::SIGUSR1);
     let code = copy.ended(Duration::from_secs(20));

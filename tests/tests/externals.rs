@@ -1,0 +1,208 @@
+//! What reaches outside of the process: attached where told, reset where told, else refused by name.
+
+#![forbid(unsafe_code)]
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::Signal;
+use pc_tests::{Folder, Guest, dump_to_file, program, restored, run, said, wait_for};
+
+/// Opens all there is, then does its second part at SIGUSR1; what goes wrong is in the report.
+fn python(folder: &Folder, first: &str, second: &str) -> Command {
+    let report = folder.file("report");
+    let script = format!(
+        "import os, signal, socket, sys\n\
+         os.closerange(3, 1000)\n\
+         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n\
+         {first}\n\
+         open({report:?} + '.ready', 'w').close()\n\
+         signal.sigwait([signal.SIGUSR1])\n\
+         try:\n    {}\n    text = 'OK'\n\
+         except BaseException as error:\n    text = repr(error)\n\
+         with open({report:?} + '.new', 'w') as file: file.write(text)\n\
+         os.rename({report:?} + '.new', {report:?})\n",
+        second.replace('\n', "\n    ")
+    );
+    let mut command = Command::new("python3");
+    command.arg("-c").arg(script).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn started(folder: &Folder, command: &mut Command) -> Guest {
+    let guest = Guest::start_as_is(command);
+    let ready = folder.file("report.ready");
+    wait_for("the guest is ready", Duration::from_secs(40), || ready.exists());
+    guest
+}
+
+fn image_of(folder: &Folder, mut guest: Guest, args: &[&str]) -> PathBuf {
+    let image = folder.file("image");
+    dump_to_file(&guest, &image, &[&["--kill"], args].concat());
+    guest.ended(Duration::from_secs(5));
+    image
+}
+
+fn second_part_is_right(folder: &Folder, mut copy: Guest) {
+    copy.signal(Signal::SIGUSR1);
+    let code = copy.ended(Duration::from_secs(10));
+    let report = text(&folder.file("report"));
+    assert!(code == Some(0) && report == "OK", "{code:?}: {report}");
+}
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+const CONNECTION: &str = "listener = socket.create_server(('127.0.0.1', 0))\n\
+                          a = socket.create_connection(listener.getsockname())\n\
+                          b, _ = listener.accept()\n\
+                          listener.close()";
+
+#[test]
+fn a_tcp_connection_is_refused_by_name_or_reset_in_the_copy() {
+    let folder = Folder::new();
+    let second = "for s in (a, b):\n    try:\n        got = s.recv(10)\n    except ConnectionResetError:\n        got = b''\n    assert got == b'', got";
+    let guest = started(&folder, &mut python(&folder, CONNECTION, second));
+    for args in [&["--once", "--check"][..], &["--once"]] {
+        let output = run("pc-dump", &[args, &[&guest.arg()]].concat());
+        let text = said(&output);
+        let named =
+            text.contains("descriptor 4") && text.contains("127.0.0.1") && text.contains("--tcp-close");
+        assert!(output.status.code() == Some(6) && named, "{text}");
+    }
+    let image = image_of(&folder, guest, &["--tcp-close"]);
+    second_part_is_right(&folder, restored(&image, &[]));
+}
+
+#[test]
+fn what_cannot_be_moved_is_refused_by_name_and_runs_on() {
+    let cases = [
+        ("a, b = socket.socketpair()\na.send(b'queued')", "connected Unix socket"),
+        ("import select, ctypes\nctypes.CDLL(None).inotify_init()", "inotify"),
+        ("import mmap\nm = mmap.mmap(-1, 4096)", "shared"),
+        ("f = os.memfd_create('m')", "memfd"),
+        ("import fcntl\nf = open(sys.executable)\nfcntl.flock(f, fcntl.LOCK_SH)", "lock"),
+        ("f = os.pidfd_open(os.getpid())", "pidfd"),
+        ("n = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)", "netlink"),
+        ("import subprocess\nchild = subprocess.Popen(['sleep', '60'])", "children"),
+    ];
+    for (first, word) in cases {
+        let folder = Folder::new();
+        let second = "if 'child' in globals(): child.kill(); child.wait()";
+        let guest = started(&folder, &mut python(&folder, first, second));
+        let before = pc_tests::traces(guest.pid());
+        let output = run("pc-dump", &["--once", &guest.arg()]);
+        let text = said(&output);
+        assert!(
+            output.status.code() == Some(6) && text.contains(word),
+            "{word}: {:?}: {text}",
+            output.status
+        );
+        assert_eq!(pc_tests::traces(guest.pid()), before, "{word}");
+        second_part_is_right(&folder, guest);
+    }
+}
+
+#[test]
+fn a_traced_process_is_refused_by_name() {
+    let mut strace = Command::new("python3");
+    let script = "import ctypes, sys, time\n\
+                  libc = ctypes.CDLL(None)\n\
+                  libc.ptrace.argtypes = [ctypes.c_long] * 4\n\
+                  assert libc.ptrace(0x4206, int(sys.argv[1]), 0, 0) == 0\n\
+                  print('seized', flush=True)\n\
+                  time.sleep(30)";
+    let guest = Guest::start(Command::new("sleep").arg("300"));
+    let strace = strace.args(["-c", script, &guest.arg()]).stdout(Stdio::piped());
+    let mut tracer = strace.spawn().expect("python3 runs");
+    let mut line = [0; 6];
+    tracer.stdout.take().expect("a pipe").read_exact(&mut line).expect("it traces");
+    let output = run("pc-dump", &["--once", &guest.arg()]);
+    let _ = tracer.kill();
+    let _ = tracer.wait();
+    let text = said(&output);
+    assert!(output.status.code() == Some(1) && text.contains("is traced by process"), "{text}");
+}
+
+/// A guest whose standard streams are pipes to the test.
+fn piped(folder: &Folder) -> (Guest, File, File) {
+    let second = "assert sys.stdin.readline() == 'to the copy\\n'\nprint('out of the copy', flush=True)";
+    let (from, to_us) = nix::unistd::pipe().expect("a pipe");
+    let (to_them, to) = nix::unistd::pipe().expect("a pipe");
+    for end in [&from, &to] {
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("a flag");
+    }
+    let mut command = python(folder, "", second);
+    let guest = started(folder, command.stdin(to_them).stdout(to_us));
+    drop(command);
+    (guest, from.into(), to.into())
+}
+
+#[test]
+fn pipes_to_the_outside_become_what_attach_says() {
+    let folder = Folder::new();
+    let (guest, _from, _to) = piped(&folder);
+    let image = image_of(&folder, guest, &[]);
+    let (out, input) = (folder.file("out"), folder.file("in"));
+    fs::write(&out, "before\n").expect("a file");
+    fs::write(&input, "to the copy\n").expect("a file");
+    let attach = [format!("pipe:0={}", input.display()), format!("pipe:1={}", out.display())];
+    let copy = restored(&image, &["--attach", &attach[0], "--attach", &attach[1]]);
+    second_part_is_right(&folder, copy);
+    assert_eq!(text(&out), "before\nout of the copy\n", "what is there is appended to");
+}
+
+#[test]
+fn pipes_to_the_outside_become_descriptors_of_ours() {
+    let folder = Folder::new();
+    let (guest, _from, _to) = piped(&folder);
+    let image = image_of(&folder, guest, &[]);
+    let (to_them, to) = nix::unistd::pipe().expect("a pipe");
+    File::from(to).write_all(b"to the copy\n").expect("written");
+    let (from, to_us) = nix::unistd::pipe().expect("a pipe");
+    let attach = [format!("pipe:0=fd:{}", to_them.as_raw_fd()), format!("pipe:1=fd:{}", to_us.as_raw_fd())];
+    let copy = restored(&image, &["--attach", &attach[0], "--attach", &attach[1]]);
+    drop((to_them, to_us));
+    second_part_is_right(&folder, copy);
+    let mut got = String::new();
+    File::from(from).read_to_string(&mut got).expect("text");
+    assert_eq!(got, "out of the copy\n");
+}
+
+#[test]
+fn without_attach_a_pipe_that_is_written_to_becomes_our_stderr_and_this_is_said() {
+    let folder = Folder::new();
+    let second = "print('out of the copy', flush=True)";
+    let (from, to_us) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).expect("a pipe");
+    let mut command = python(&folder, "", second);
+    let guest = started(&folder, command.stdout(to_us));
+    let image = image_of(&folder, guest, &[]);
+    drop((command, from));
+    pc_tests::adopt_orphans();
+    let (said, pidfile) = (folder.file("said"), folder.file("pid"));
+    let mut tool = Command::new(program("pc-restore"));
+    let tool =
+        tool.args(["--detach", "--pidfile"]).arg(&pidfile).stdin(File::open(&image).expect("an image"));
+    let ended = tool.stderr(File::create(&said).expect("a file")).status().expect("it runs");
+    assert!(ended.success() && text(&said).contains("pipe:1 becomes our stderr"), "{}", text(&said));
+    let copy = Guest::adopt(text(&pidfile).trim().parse().expect("a pid"));
+    second_part_is_right(&folder, copy);
+    assert!(text(&said).ends_with("out of the copy\n"), "{}", text(&said));
+}
+
+#[test]
+fn a_terminal_becomes_dev_null_where_there_is_none() {
+    let folder = Folder::new();
+    let pty = nix::pty::openpty(None, None).expect("a terminal");
+    let second = "assert os.isatty(0) is False\nassert os.readlink('/proc/self/fd/0') == '/dev/null'";
+    let mut command = python(&folder, "assert os.isatty(0)", second);
+    let guest = started(&folder, command.stdin(pty.slave.try_clone().expect("a duplicate")));
+    let image = image_of(&folder, guest, &[]);
+    second_part_is_right(&folder, restored(&image, &[]));
+}
