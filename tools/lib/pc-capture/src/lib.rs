@@ -1,7 +1,7 @@
 //! A process -> records (into a [`pc_image::Sink`]).
 //!
-//! The ladder: the preflight names what cannot be moved before anything is touched ([`check`]); then what is known of the
-//! running process is sent, and its memory in rounds ([`dump`]) unless it is to be stopped at once ([`dump_once`]); it is
+//! The ladder: the preflight names what cannot be moved before anything is touched ([`check()`]); then what is known of the
+//! running process is sent, and its memory in rounds ([`dump()`]) unless it is to be stopped at once ([`dump_once`]); it is
 //! stopped; its mappings, the pages that are left and all that exists only at the stop are sent; the caller's writer commits; and the original stays stopped, runs on, or is ended ([`Frozen`]). A failure before that
 //! leaves it running as before.
 

@@ -2,7 +2,7 @@
 //!
 //! A tool's `main` is `pc_cli::main("pc-x", run)`: [`main`] prints an error's chain once, as
 //! `tool: what: why`, and turns it into one of the [`Exit`] codes. [`parse`] reads the arguments,
-//! [`input`] and [`output`] open the stream (never a terminal), [`Progress`] talks on stderr,
+//! [`input()`] and [`output()`] open the stream (never a terminal), [`Progress`] talks on stderr,
 //! [`write_stats`] leaves figures in a file, and [`signals`] turns SIGINT and SIGTERM into a flag.
 //!
 //! SIGPIPE is ignored in every Rust program, so a reader that goes away is an ordinary `EPIPE`

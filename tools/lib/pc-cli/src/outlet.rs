@@ -36,11 +36,11 @@ enum Kind {
     Blocking,
 }
 
-/// [`crate::output`], but a wait for the reader ends with [`crate::signals::Cancelled`] when a
+/// [`crate::output()`], but a wait for the reader ends with [`crate::signals::Cancelled`] when a
 /// signal comes.
 ///
 /// # Errors
-/// As [`crate::output`].
+/// As [`crate::output()`].
 pub fn output_until(tool: &str, cancel: &Cancel) -> anyhow::Result<Output> {
     Ok(Output::new(crate::output(tool)?, Some(cancel.clone()))?)
 }
