@@ -25,7 +25,7 @@ impl Blocked {
         Blocked { guest, folder }
     }
 
-    fn is_right(mut self) {
+    fn ends_well(mut self) {
         let code = self.guest.ended(Duration::from_secs(20));
         let report = fs::read_to_string(self.folder.file("report")).unwrap_or_default();
         assert!(code == Some(0) && report == "OK\n", "exit {code:?}: {report}");
@@ -42,19 +42,19 @@ fn an_original_caught_in_every_kind_of_call_goes_on() {
         assert!(output.status.success(), "{}", said(&output));
         std::thread::sleep(Duration::from_millis(50));
     }
-    blocked.is_right();
+    blocked.ends_well();
 }
 
 #[test]
 fn a_copy_caught_in_every_kind_of_call_goes_on() {
     let Blocked { guest, folder } = Blocked::start(&[]);
     let guest = moved(guest, Way::File);
-    Blocked { guest, folder }.is_right();
+    Blocked { guest, folder }.ends_well();
 }
 
 #[test]
 fn a_copy_of_a_copy_caught_in_every_kind_of_call_goes_on() {
     let Blocked { guest, folder } = Blocked::start(&["--twice"]);
     let guest = moved(moved(guest, Way::NewPidNs), Way::NewPidNs);
-    Blocked { guest, folder }.is_right();
+    Blocked { guest, folder }.ends_well();
 }

@@ -331,7 +331,9 @@ fn rseq() -> Outcome {
     woken(ends[2] + i64::from(ends[0] == 0), 0)
 }
 
-const CASES: [(&str, fn() -> Outcome); 24] = [
+type Case = fn() -> Outcome;
+
+const CASES: [(&str, Case); 24] = [
     ("nanosleep", nanosleep),
     ("nanosleep with remainder", nanosleep_with_remainder),
     ("clock_nanosleep", clock_nanosleep),
@@ -358,7 +360,7 @@ const CASES: [(&str, fn() -> Outcome); 24] = [
     ("rseq, a second", rseq),
 ];
 
-fn wrong(name: &str, case: fn() -> Outcome) -> Option<String> {
+fn wrong(name: &str, case: Case) -> Option<String> {
     let (got, want, from, to) = case();
     let (end, ms) = (since(), |t: u64| t / 1_000_000);
     let good = got == want && end >= from && end <= to;
