@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn what_waits_in_pipes_and_sockets_is_told_and_files_have_no_queue() {
-        let (_reader, mut pipe) = std::io::pipe().unwrap();
+        let (_reader, mut pipe) = io::pipe().unwrap();
         pipe.write_all(&[0; 100]).unwrap();
         assert_eq!(queued(pipe.as_fd()), 100);
         let (mut socket, _peer) = UnixStream::pair().unwrap();

@@ -9,6 +9,8 @@
 //! A range is lost to tracking when the target replaces the mapping (munmap and mmap, mremap, exec); [`Tracker::scan`]
 //! then says so, and the range has to be sent whole and tracked again.
 
+#![forbid(unsafe_code)]
+
 mod hash;
 mod softdirty;
 mod uffd;
