@@ -21,8 +21,11 @@ impl Scene {
     fn new() -> Self {
         let template = std::env::temp_dir().join("pc-examples-XXXXXX");
         let folder = nix::unistd::mkdtemp(&template).expect("a folder");
-        let mut sleep = Command::new("setsid");
-        sleep.args(["sleep", "1000"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // A pipe that a test runner leaks would become pc-restore's stderr, and the copy hold it open.
+        let closed = "for fd in /proc/$$/fd/*; do n=${fd##*/}; [ $n -le 2 ] || eval \"exec $n>&-\"; done; \
+                      exec setsid sleep 1000";
+        let mut sleep = Command::new("bash");
+        sleep.args(["-c", closed]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // Not the leader of a group, setsid does not fork but becomes sleep.
         let sleeper = sleep.current_dir("/").spawn();
         let scene = Scene { folder, sleeper: sleeper.expect("sleep"), copy: None };
