@@ -48,7 +48,7 @@ fn manual(name: &str) -> BTreeSet<String> {
 fn help_and_manual_page_describe_the_same_options() {
     for name in TOOLS {
         let help = output(name, &["--help"]);
-        let heads = help.lines().filter(|line| line.trim_start().starts_with('-'));
+        let heads = help.lines().filter(|line| line.starts_with("  ") && line.trim_start().starts_with('-'));
         let help = options(&heads.collect::<Vec<_>>().join("\n"));
         assert_eq!(help, manual(name), "left: {name} --help; right: man/{name}.1");
     }
@@ -58,7 +58,7 @@ fn help_and_manual_page_describe_the_same_options() {
 fn completions_know_every_option_of_the_help() {
     for name in TOOLS {
         let help = output(name, &["--help"]);
-        let heads = help.lines().filter(|line| line.trim_start().starts_with('-'));
+        let heads = help.lines().filter(|line| line.starts_with("  ") && line.trim_start().starts_with('-'));
         for shell in ["bash", "zsh", "fish"] {
             let script = output(name, &["--completions", shell]);
             for option in options(&heads.clone().collect::<Vec<_>>().join("\n")) {
