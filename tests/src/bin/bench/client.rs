@@ -56,11 +56,28 @@ impl Line {
     }
 }
 
+/// What ends the work of clients.
+#[derive(Default)]
+pub struct Until {
+    /// It is enough.
+    pub stop: AtomicBool,
+    /// The move failed: no answer may ever come.
+    pub failed: AtomicBool,
+}
+
+impl Until {
+    /// Work is to go on.
+    pub fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+}
+
 /// Talks to whichever of two addresses answers.
-pub struct Client {
+pub struct Client<'a> {
     addresses: [SocketAddr; 2],
     at: usize,
     lines: [Option<Line>; 2],
+    until: Option<&'a Until>,
 }
 
 /// How an exchange ended.
@@ -73,11 +90,16 @@ pub enum Exchange {
     Moved,
 }
 
-impl Client {
+impl<'a> Client<'a> {
     /// Connects to the first address.
     pub fn connect(addresses: [SocketAddr; 2]) -> anyhow::Result<Self> {
         let line = Line::open(addresses[0]).with_context(|| format!("cannot connect to {}", addresses[0]))?;
-        Ok(Client { addresses, at: 0, lines: [Some(line), None] })
+        Ok(Client { addresses, at: 0, lines: [Some(line), None], until: None })
+    }
+
+    /// The same, but gives up when the move failed.
+    pub fn until(self, until: &'a Until) -> Self {
+        Client { until: Some(until), ..self }
     }
 
     /// Which address answered last.
@@ -98,6 +120,9 @@ impl Client {
         let mut left = replies;
         self.on_current(|line| line.write(bytes));
         while began.elapsed() < limit {
+            if self.until.is_some_and(|until| until.failed.load(Ordering::Relaxed)) {
+                bail!("the move failed");
+            }
             let idle = self.wait()?;
             self.on_current(Line::read);
             while let Some(reply) = self.lines[self.at].as_mut().and_then(Line::take_reply) {
@@ -172,11 +197,11 @@ pub struct Sample {
     pub from: usize,
 }
 
-/// Asks every millisecond until `stop`; times are relative to `zero`.
-pub fn watch(addresses: [SocketAddr; 2], zero: Instant, stop: &AtomicBool) -> anyhow::Result<Vec<Sample>> {
-    let mut client = Client::connect(addresses)?;
+/// Asks every millisecond until it is enough; times are relative to `zero`.
+pub fn watch(addresses: [SocketAddr; 2], zero: Instant, until: &Until) -> anyhow::Result<Vec<Sample>> {
+    let mut client = Client::connect(addresses)?.until(until);
     let mut samples = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
+    while until.goes_on() {
         let asked = Instant::now();
         client.exchange(b"PING\r\n", 1, Duration::from_secs(120), |_| {})?;
         let at_us = zero.elapsed().as_micros() as u64;
@@ -190,4 +215,26 @@ pub fn watch(addresses: [SocketAddr; 2], zero: Instant, stop: &AtomicBool) -> an
 pub fn longest_silence(samples: &[Sample], from_us: u64) -> u64 {
     let pairs = samples.windows(2).filter(|pair| pair[1].at_us >= from_us);
     pairs.map(|pair| pair[1].at_us - pair[0].at_us).max().unwrap_or(0)
+}
+
+/// Answers a second between two moments, to a client that asks a thousand times a second at the most.
+pub fn rate(samples: &[Sample], from_us: u64, to_us: u64) -> Option<f64> {
+    let to_us = to_us.min(samples.last()?.at_us);
+    let count = samples.iter().filter(|sample| (from_us..to_us).contains(&sample.at_us)).count();
+    (to_us > from_us).then(|| count as f64 * 1e6 / (to_us - from_us) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_and_rate_are_those_of_the_span() {
+        let sample = |at_us| Sample { at_us, latency_us: 10, from: 0 };
+        let samples: Vec<_> = [0, 1000, 9000, 10_000, 12_000].map(sample).into();
+        assert_eq!(longest_silence(&samples, 0), 8000);
+        assert_eq!(longest_silence(&samples, 9500), 2000);
+        assert_eq!(rate(&samples, 9000, 11_000), Some(1000.0));
+        assert_eq!(rate(&samples, 12_000, u64::MAX), None);
+    }
 }

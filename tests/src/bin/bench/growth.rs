@@ -8,11 +8,12 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::How;
+use crate::cleanup::Folder;
 use crate::client::{Client, Exchange};
 use crate::guest::Shape;
 use crate::host::Net;
 use crate::matrix::{Link, Mode};
-use crate::run::{self, Folder, Move};
+use crate::transfer::{self, Move};
 
 /// A guest and how it is moved.
 #[derive(Clone, Debug, Serialize)]
@@ -27,24 +28,20 @@ impl std::fmt::Display for Case {
     }
 }
 
-/// Memory, threads, mappings and descriptors in steps.
-pub fn cases(modes: &[Mode]) -> Vec<Case> {
+/// Memory, threads, mappings and descriptors in steps: a group for each guest, with the ways to move it.
+pub fn groups(modes: &[Mode], quick: bool) -> Vec<Vec<Case>> {
     let small = Shape::SMALL;
-    let mut shapes = Vec::new();
-    shapes.extend([1 << 20, 100 << 20, 1 << 30, 4 << 30].map(|memory| Shape { memory, ..small }));
+    let mut shapes = vec![small];
+    let memory: &[u64] = if quick { &[100 << 20] } else { &[100 << 20, 1 << 30, 4 << 30] };
+    shapes.extend(memory.iter().map(|&memory| Shape { memory, ..small }));
     shapes.extend([10, 100].map(|threads| Shape { threads, ..small }));
     shapes.extend([100, 1000, 10_000].map(|mappings| Shape { mappings, ..small }));
     shapes.extend([100, 1000].map(|files| Shape { files, ..small }));
-    let cases = shapes.into_iter().flat_map(|shape| modes.iter().map(move |&mode| Case { shape, mode }));
-    cases.collect()
+    shapes.into_iter().map(|shape| modes.iter().map(|&mode| Case { shape, mode }).collect()).collect()
 }
 
-/// Runs a case as often as is wanted.
-pub fn repeat(case: &Case, how: &How) -> Vec<anyhow::Result<Move>> {
-    (0..how.repeat).map(|_| one(case, how).with_context(|| case.to_string())).collect()
-}
-
-fn one(case: &Case, how: &How) -> anyhow::Result<Move> {
+/// Moves a guest once.
+pub fn once(case: &Case, how: &How) -> anyhow::Result<Move> {
     let folder = Folder::new()?;
     let net = Net::new(Link::Open)?;
     let own = std::env::current_exe()?;
@@ -55,7 +52,7 @@ fn one(case: &Case, how: &How) -> anyhow::Result<Move> {
     let pid = String::from_utf8_lossy(&started.stdout).trim().parse().context("the guest's number")?;
     let [there, here] = Net::service();
     net.clients.within(|| answers(there)).context("the guest does not start")?;
-    let moved = run::move_process(&net, &folder.0, pid, case.mode, how)?;
+    let moved = transfer::run(&net, &folder.0, pid, case.mode, how)?;
     net.clients.within(|| answers(here)).context("the copy does not answer")?;
     Ok(moved)
 }

@@ -19,12 +19,13 @@ use std::thread;
 use anyhow::{Context as _, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 
+use crate::cleanup::{self, Processes};
 use crate::matrix::Link;
 
 /// A host. Dropping it ends every process on it.
 pub struct Host {
     unshare: Child,
-    init: i32,
+    processes: Processes,
     /// Its first process lives until this is closed, however this program ends.
     lifeline: Option<ChildStdin>,
 }
@@ -47,13 +48,19 @@ impl Host {
         let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
         let init = children.trim().parse().context("a host has no first process")?;
         let lifeline = unshare.stdin.take();
-        Ok(Host { unshare, init, lifeline })
+        let processes = Processes { unshare: id as i32, init };
+        cleanup::host_began(processes);
+        Ok(Host { unshare, processes, lifeline })
+    }
+
+    fn init(&self) -> i32 {
+        self.processes.init
     }
 
     /// A command that will run on the host.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--net", "--pid", "--mount", "--target", &self.init.to_string(), "--"]);
+        command.args(["--net", "--pid", "--mount", "--target", &self.init().to_string(), "--"]);
         command.arg(program.as_ref());
         command
     }
@@ -76,15 +83,15 @@ impl Host {
     }
 
     fn enter_net(&self) -> anyhow::Result<()> {
-        let net = File::open(format!("/proc/{}/ns/net", self.init))?;
+        let net = File::open(format!("/proc/{}/ns/net", self.init()))?;
         setns(net, CloneFlags::CLONE_NEWNET).context("cannot enter a network namespace")
     }
 
     /// Puts one end of a new line on this host and the other on `peer`.
     fn connect(&self, peer: &Host, name: &str, addresses: [Ipv4Addr; 2]) -> anyhow::Result<()> {
         // `ip` takes a process number for the peer's namespace: those of outside are needed.
-        let line = format!("ip link add {name} type veth peer name {name} netns {}", peer.init);
-        let target = self.init.to_string();
+        let line = format!("ip link add {name} type veth peer name {name} netns {}", peer.init());
+        let target = self.init().to_string();
         let done =
             Command::new("nsenter").args(["--net", "--target", &target, "sh", "-c", &line]).output()?;
         ensure!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr).trim());
@@ -100,6 +107,7 @@ impl Drop for Host {
         // The first process ends, and the kernel ends all others of its namespace.
         drop(self.lifeline.take());
         let _ = self.unshare.wait();
+        cleanup::host_ended(self.processes);
     }
 }
 

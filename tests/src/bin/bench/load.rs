@@ -1,13 +1,12 @@
 //! The client that works: reads or writes, and a model of what was acknowledged to it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 
-use crate::client::Client;
+use crate::client::{Client, Until};
 use crate::matrix::Load;
 use crate::resp;
 use crate::server;
@@ -34,23 +33,23 @@ impl Model {
         Model { acknowledged: vec![0; keys as usize], sent: vec![0; keys as usize] }
     }
 
-    /// Works until `stop`; gives the times (microseconds since `zero`) and how many operations had
+    /// Works until it is enough; gives the times (microseconds since `zero`) and how many operations had
     /// been done by then.
     pub fn work(
         &mut self,
         load: Load,
         addresses: [SocketAddr; 2],
         zero: Instant,
-        stop: &AtomicBool,
+        until: &Until,
     ) -> anyhow::Result<Done> {
         let mut done = vec![(zero.elapsed().as_micros() as u64, 0)];
         if load == Load::Idle {
             return Ok(done);
         }
-        let mut client = Client::connect(addresses)?;
+        let mut client = Client::connect(addresses)?.until(until);
         let (mut random, mut total, mut next) = (0x1234_5678_9abc_def1, 0, Instant::now());
         let pause = Duration::from_secs_f64((BATCH * server::VALUE) as f64 / RATE);
-        while !stop.load(Ordering::Relaxed) {
+        while until.goes_on() {
             let keys: Vec<_> = (0..BATCH).map(|_| pick(&mut random, self.sent.len())).collect();
             total +=
                 if load == Load::Read { read(&mut client, &keys)? } else { self.write(&mut client, &keys)? };
@@ -62,7 +61,7 @@ impl Model {
         Ok(done)
     }
 
-    fn write(&mut self, client: &mut Client, keys: &[usize]) -> anyhow::Result<u64> {
+    fn write(&mut self, client: &mut Client<'_>, keys: &[usize]) -> anyhow::Result<u64> {
         let mut batch = Vec::new();
         let mut versions = Vec::new();
         for &key in keys {
@@ -107,7 +106,7 @@ impl Model {
     }
 }
 
-fn read(client: &mut Client, keys: &[usize]) -> anyhow::Result<u64> {
+fn read(client: &mut Client<'_>, keys: &[usize]) -> anyhow::Result<u64> {
     let mut batch = Vec::new();
     keys.iter().for_each(|&key| server::get(key as u64, &mut batch));
     let mut answered = 0;

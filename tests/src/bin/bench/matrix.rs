@@ -15,16 +15,8 @@ pub enum Mode {
     NoPipeline,
     /// Stop and copy
     Once,
-}
-
-impl Mode {
-    pub fn dump_options(self) -> &'static [&'static str] {
-        if self == Mode::Once { &["--once"] } else { &[] }
-    }
-
-    pub fn restore_options(self) -> &'static [&'static str] {
-        if self == Mode::NoPipeline { &["--no-pipeline"] } else { &[] }
-    }
+    /// CRIU's dump and restore by way of files, if a criu that works is installed
+    Criu,
 }
 
 /// What a client does while the server moves.
@@ -61,21 +53,34 @@ pub struct Case {
     pub mode: Mode,
 }
 
-/// All combinations, the modes of one situation next to each other.
-pub fn cases(memory: &[u64], links: &[Link], loads: &[Load], modes: &[Mode]) -> Vec<Case> {
-    let mut cases = Vec::new();
+impl Case {
+    /// All but the way in which it is moved.
+    pub fn situation(&self) -> String {
+        format!("{}-{}-{}", size(self.memory), self.link, self.load)
+    }
+}
+
+/// All combinations: a group for each situation, with the ways to move in it.
+pub fn groups(memory: &[u64], links: &[Link], loads: &[Load], modes: &[Mode]) -> Vec<Vec<Case>> {
+    let mut groups = Vec::new();
     for &memory in memory {
         for &link in links {
             for &load in loads {
-                cases.extend(modes.iter().map(|&mode| Case { memory, link, load, mode }));
+                groups.push(modes.iter().map(|&mode| Case { memory, link, load, mode }).collect());
             }
         }
     }
-    cases
+    groups
 }
 
 fn name(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// `1G`, `100M`.
+pub fn size(bytes: u64) -> String {
+    let shown = pc_cli::show_size(bytes).replace(".0 ", " ").replace(' ', "");
+    shown.trim_end_matches("iB").to_owned()
 }
 
 macro_rules! show_by_name {
@@ -91,7 +96,6 @@ show_by_name!(Mode, Load, Link);
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let memory = pc_cli::show_size(self.memory).replace(".0 ", " ").replace(' ', "");
-        write!(f, "{memory}-{}-{}-{}", self.link, self.load, self.mode)
+        write!(f, "{}-{}", self.situation(), self.mode)
     }
 }

@@ -46,7 +46,7 @@ fn fill(address: SocketAddr, keys: u64) -> anyhow::Result<()> {
 }
 
 /// Connects to a server that is starting.
-fn connect(address: SocketAddr) -> anyhow::Result<Client> {
+fn connect(address: SocketAddr) -> anyhow::Result<Client<'static>> {
     let began = Instant::now();
     loop {
         match Client::connect([address, address]) {

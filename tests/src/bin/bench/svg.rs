@@ -7,33 +7,55 @@ use crate::run::Outcome;
 const WIDTH: f64 = 900.0;
 const LEFT: f64 = 70.0;
 const TOP: f64 = 40.0;
-const BOTTOM: f64 = 300.0;
+/// The height of a panel.
+const PANEL: f64 = 170.0;
 const COLOURS: [&str; 10] = [
     "#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#edc948", "#b07aa1", "#ff9da7", "#9c755f",
     "#bab0ac",
 ];
 
-/// What the watching client saw: latency (logarithmic) over time, from the source in one colour
-/// and from the destination in another; the move's begin is a dashed line.
-pub fn latency(title: &str, run: &Outcome) -> String {
-    let end = run.samples.last().map_or(1, |sample| sample.at_us.max(1)) as f64;
-    let x = |us: u64| LEFT + us as f64 / end * (WIDTH - LEFT - 20.0);
-    // 10 µs at the bottom, 100 s at the top.
-    let y = |us: u64| BOTTOM - ((us.max(10) as f64).log10() - 1.0) / 7.0 * (BOTTOM - TOP);
-    let mut out = open(title, BOTTOM + 50.0);
-    for power in 1..=8 {
-        let us = 10_u64.pow(power);
-        let label = pc_cli::show_duration(std::time::Duration::from_micros(us))
-            .replace(".0 ", " ")
-            .replace(".00", "");
-        line(&mut out, [LEFT, y(us), WIDTH - 20.0, y(us)], "#ddd", "");
-        text(&mut out, LEFT - 6.0, y(us) + 4.0, "end", &label);
+/// What the watching client saw, a panel for each way of moving: latency (logarithmic) over time, from the source in
+/// one colour and from the destination in another; the move's begin is a dashed line.
+pub fn latency(title: &str, runs: &[(String, &Outcome)]) -> String {
+    let end = runs.iter().filter_map(|(_, run)| run.samples.last()).map(|sample| sample.at_us).max();
+    let end = end.unwrap_or(1).max(1) as f64;
+    let bottom = TOP + PANEL * runs.len() as f64;
+    let mut out = open(&format!("{title}: latency seen by a client"), bottom + 50.0);
+    for (number, (name, run)) in runs.iter().enumerate() {
+        panel(&mut out, TOP + PANEL * number as f64, end, name, run);
     }
     for tenth in 0..=10 {
         let us = (end / 10.0 * f64::from(tenth)) as u64;
-        text(&mut out, x(us), BOTTOM + 18.0, "middle", &format!("{:.2} s", us as f64 / 1e6));
+        text(&mut out, across(us, end), bottom + 14.0, "middle", &format!("{:.2} s", us as f64 / 1e6));
     }
-    line(&mut out, [x(run.began_us), TOP, x(run.began_us), BOTTOM], "#888", "4 3");
+    let legend = "dashed: the move begins; blue: the source answers; green: the destination";
+    text(&mut out, LEFT, bottom + 38.0, "start", legend);
+    out + "</svg>\n"
+}
+
+fn across(us: u64, end: f64) -> f64 {
+    LEFT + us as f64 / end * (WIDTH - LEFT - 20.0)
+}
+
+/// One way of moving; 10 µs at the bottom, 100 s at the top.
+fn panel(out: &mut String, top: f64, end: f64, name: &str, run: &Outcome) {
+    let (top, bottom) = (top + 22.0, top + PANEL - 14.0);
+    let x = |us| across(us, end);
+    let y = |us: u64| bottom - ((us.max(10) as f64).log10() - 1.0) / 7.0 * (bottom - top);
+    let longest = format!("{name}: {:.1} ms without an answer", run.downtime_us as f64 / 1e3);
+    text(out, LEFT, top - 6.0, "start", &longest);
+    for (us, label) in [
+        (100, "100 µs"),
+        (1_000, "1 ms"),
+        (10_000, "10 ms"),
+        (100_000, "100 ms"),
+        (1_000_000, "1 s"),
+        (10_000_000, "10 s"),
+    ] {
+        line(out, [LEFT, y(us), WIDTH - 20.0, y(us)], "#ddd", "");
+        text(out, LEFT - 6.0, y(us) + 4.0, "end", label);
+    }
+    line(out, [x(run.began_us), top, x(run.began_us), bottom], "#888", "4 3");
     for (at, low, high, from) in columns(run, &x) {
         let colour = COLOURS[if from == 0 { 0 } else { 4 }];
         let _ = writeln!(
@@ -43,17 +65,6 @@ pub fn latency(title: &str, run: &Outcome) -> String {
             y(high),
         );
     }
-    let down = format!("{:.1} ms without an answer", run.downtime_us as f64 / 1e3);
-    text(
-        &mut out,
-        LEFT,
-        BOTTOM + 40.0,
-        "start",
-        &format!(
-            "dashed: the move begins; blue: the source answers; green: the destination; longest: {down}"
-        ),
-    );
-    out + "</svg>\n"
 }
 
 /// Samples gathered by column of the picture: place, least and greatest latency, who answered.
