@@ -28,8 +28,8 @@ impl std::fmt::Display for Case {
     }
 }
 
-/// Memory, threads, mappings and descriptors in steps: a group for each guest, with the ways to move it.
-pub fn groups(modes: &[Mode], quick: bool) -> Vec<Vec<Case>> {
+/// Memory, threads, mappings and descriptors in steps.
+pub fn steps(quick: bool) -> Vec<Shape> {
     let small = Shape::SMALL;
     let mut shapes = vec![small];
     let memory: &[u64] = if quick { &[100 << 20] } else { &[100 << 20, 1 << 30, 4 << 30] };
@@ -37,7 +37,12 @@ pub fn groups(modes: &[Mode], quick: bool) -> Vec<Vec<Case>> {
     shapes.extend([10, 100].map(|threads| Shape { threads, ..small }));
     shapes.extend([100, 1000, 10_000].map(|mappings| Shape { mappings, ..small }));
     shapes.extend([100, 1000].map(|files| Shape { files, ..small }));
-    shapes.into_iter().map(|shape| modes.iter().map(|&mode| Case { shape, mode }).collect()).collect()
+    shapes
+}
+
+/// A group for each guest, with the ways to move it.
+pub fn groups(shapes: &[Shape], modes: &[Mode]) -> Vec<Vec<Case>> {
+    shapes.iter().map(|&shape| modes.iter().map(|&mode| Case { shape, mode }).collect()).collect()
 }
 
 /// Moves a guest once.

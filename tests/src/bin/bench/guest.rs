@@ -33,7 +33,7 @@ impl FromStr for Shape {
         let mut shape = Shape::SMALL;
         for part in text.split(',') {
             let (name, value) = part.split_once('=').ok_or("expected name=value")?;
-            let value: u64 = value.parse().map_err(|_| "expected a number")?;
+            let value = pc_cli::parse_size(value)?;
             match name {
                 "threads" => shape.threads = value as usize,
                 "mappings" => shape.mappings = value as usize,

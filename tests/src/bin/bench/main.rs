@@ -71,6 +71,11 @@ struct Cli {
     #[arg(long, value_delimiter = ',', default_value = "probe,moves,growth")]
     part: Vec<Part>,
 
+    /// A guest to see the growth with, such as threads=100,mappings=1000,files=10,memory=1G; can be given again
+    /// [default: steps in each]
+    #[arg(long)]
+    shape: Vec<guest::Shape>,
+
     /// How often each case is run; tables show the median [default: 3, with --quick 1]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
     repeat: Option<u64>,
@@ -151,6 +156,7 @@ impl Cli {
             if quick { &[Load::Idle, Load::Write] } else { &[Load::Idle, Load::Read, Load::Write] },
         );
         fill(&mut self.link, if quick { &[Link::Open] } else { &[Link::Gigabit, Link::Open] });
+        fill(&mut self.shape, &growth::steps(quick));
         let usable = criu::usable();
         if self.mode.contains(&Mode::Criu) {
             usable.as_ref().map_err(|why| anyhow::anyhow!("--mode criu: {why}"))?;
@@ -211,7 +217,7 @@ fn measure(cli: &Cli, report: &mut Report) -> anyhow::Result<()> {
         }
     }
     if cli.part.contains(&Part::Growth) {
-        for group in growth::groups(&cli.mode, cli.quick) {
+        for group in growth::groups(&cli.shape, &cli.mode) {
             let once = |case: &_| growth::once(case, how);
             report.grown(side_by_side(group, repeat, once, report::show_move));
         }
