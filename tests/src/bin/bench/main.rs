@@ -27,6 +27,7 @@ mod server;
 mod svg;
 mod table;
 mod transfer;
+mod usage;
 mod verdict;
 
 use std::fmt::Display;
@@ -102,6 +103,13 @@ struct Cli {
     /// ... with huge pages
     #[arg(long, hide = true)]
     probed_huge: bool,
+
+    /// Run a command and leave in this file what it used
+    #[arg(long, hide = true, requires = "command")]
+    measured: Option<PathBuf>,
+
+    #[arg(hide = true, last = true, requires = "measured")]
+    command: Vec<String>,
 }
 
 /// What can be measured.
@@ -194,6 +202,9 @@ fn run() -> anyhow::Result<ExitCode> {
     }
     if let Some(bytes) = cli.probed {
         return probe::be_filled(bytes, cli.probed_huge).map(|()| ExitCode::SUCCESS);
+    }
+    if let Some(file) = cli.measured {
+        return usage::run(file, &cli.command);
     }
     if !nix::unistd::geteuid().is_root() {
         bail!("run it as root: it makes namespaces");

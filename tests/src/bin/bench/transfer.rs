@@ -12,13 +12,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 use serde_json::Value;
-use wait4::Wait4 as _;
 
 use crate::How;
 use crate::criu;
 use crate::host::Net;
 use crate::matrix::Mode;
 use crate::relay::Relay;
+use crate::usage::{self, Usage};
 
 const PAGE: u64 = 4096;
 
@@ -147,6 +147,8 @@ pub struct Running {
     name: &'static str,
     /// Where it leaves its figures.
     stats: Option<PathBuf>,
+    /// Where what it used is left.
+    usage: PathBuf,
     log: PathBuf,
 }
 
@@ -165,18 +167,14 @@ impl Running {
     }
 
     /// Starts any tool.
-    pub fn start(
-        mut command: Command,
-        folder: &Path,
-        name: &'static str,
-        side: Side,
-    ) -> anyhow::Result<Self> {
-        let log = folder.join(format!("{name}.log"));
+    pub fn start(command: Command, folder: &Path, name: &'static str, side: Side) -> anyhow::Result<Self> {
+        let (log, usage) = (folder.join(format!("{name}.log")), folder.join(format!("{name}.usage")));
+        let mut measured = usage::measured(&command, &usage)?;
         let piped = |piped: bool| if piped { Stdio::piped() } else { Stdio::null() };
-        command.stdin(piped(side == Side::Reads)).stdout(piped(side == Side::Writes));
-        command.stderr(fs::File::create(&log)?);
-        let child = command.spawn().with_context(|| format!("cannot run {name}"))?;
-        Ok(Running { child, name, stats: None, log })
+        measured.stdin(piped(side == Side::Reads)).stdout(piped(side == Side::Writes));
+        measured.stderr(fs::File::create(&log)?);
+        let child = measured.spawn().with_context(|| format!("cannot run {name}"))?;
+        Ok(Running { child, name, stats: None, usage, log })
     }
 
     fn stdin(&mut self) -> anyhow::Result<ChildStdin> {
@@ -190,21 +188,22 @@ impl Running {
     /// Waits for the end; a tool that is not through after `limit` is given up.
     pub fn finish(mut self, limit: Duration) -> anyhow::Result<Tool> {
         let pid = Pid::from_raw(self.child.id() as i32);
-        let (ended, timer) = channel::<()>();
+        let (through, timer) = channel::<()>();
         let watchdog = thread::spawn(move || {
             if timer.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
                 let _ = kill(pid, Signal::SIGTERM);
             }
         });
-        let used = self.child.wait4();
-        drop(ended);
+        let ended = self.child.wait();
+        drop(through);
         let _ = watchdog.join();
-        let used = used?;
+        let status = ended?;
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        ensure!(used.status.success(), "{}: {}: {}", self.name, used.status, log.trim());
+        ensure!(status.success(), "{}: {status}: {}", self.name, log.trim());
+        let usage: Usage = serde_json::from_slice(&fs::read(&self.usage).context("what a tool used")?)?;
         Ok(Tool {
-            cpu_seconds: (used.rusage.utime + used.rusage.stime).as_secs_f64(),
-            peak_memory: used.rusage.maxrss,
+            cpu_seconds: usage.cpu_seconds,
+            peak_memory: usage.peak_memory,
             stats: self.stats.map_or(Ok(Value::Null), |path| read_stats(&path))?,
         })
     }

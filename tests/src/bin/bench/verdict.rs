@@ -221,12 +221,10 @@ mod tests {
 
     #[test]
     fn promises_are_judged_by_the_figures_of_both_modes() {
-        let mut results = Results::default();
-        results.moves = vec![
-            row(Mode::Pipelined, 5_000, 9_000),
-            row(Mode::NoPipeline, 5_000, 360_000),
-            row(Mode::Once, 1_000, 0),
-        ];
+        let modes =
+            [(Mode::Pipelined, 5_000, 9_000), (Mode::NoPipeline, 5_000, 360_000), (Mode::Once, 1_000, 0)];
+        let moves = modes.into_iter().map(|(mode, frozen, restoring)| row(mode, frozen, restoring)).collect();
+        let results = Results { moves, ..Results::default() };
         let verdicts = judge(&results);
         assert_eq!(holds(&verdicts, "restore time, pipelined to no-pipeline"), Holds::Yes);
         assert_eq!(holds(&verdicts, "restore time, pipelined"), Holds::Yes);
