@@ -6,6 +6,7 @@
 
 pub mod guest;
 mod moving;
+pub mod streams;
 
 pub use moving::{Way, adopt_orphans, dump_to_file, moved, restored};
 

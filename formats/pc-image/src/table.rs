@@ -21,13 +21,14 @@ macro_rules! table {
                 match self { $(Self::$name(_) => stringify!($name),)* }
             }
 
-            /// The record's body.
-            pub(crate) fn encode(&self) -> Result<Vec<u8>, String> {
+            /// The record's body: the payload of its frame. Fails for one that is too long.
+            pub fn encode(&self) -> Result<Vec<u8>, String> {
                 match self { $(Self::$name(body) => codec::encode(body),)* }
             }
 
-            /// A record from its number and body; `None` if the number is not in the table.
-            pub(crate) fn decode(number: u16, body: &[u8]) -> Option<Result<Self, String>> {
+            /// A record from its number and body; `None` if the number is not in the table. An error says what is wrong
+            /// with the body.
+            pub fn decode(number: u16, body: &[u8]) -> Option<Result<Self, String>> {
                 match number {
                     $($number => Some(codec::decode(body).map(Self::$name)),)*
                     _ => None,

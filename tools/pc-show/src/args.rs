@@ -1,8 +1,10 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueHint};
+
+use crate::Shown;
 
 /// Look inside a stream of pc-dump, and validate it on the way.
 ///
@@ -20,7 +22,7 @@ pub struct Args {
     /// The mappings of each address space, like /proc/PID/maps, with the pages sent for each
     #[arg(long, group = "what")]
     pub maps: bool,
-    /// Everything but page contents, as one JSON object
+    /// What is known of machine, rounds, processes, files and memory, as one JSON object
     #[arg(long, group = "what")]
     pub json: bool,
     /// The process tree with its threads
@@ -41,8 +43,26 @@ pub struct Args {
     /// Where this text occurs in the page data
     #[arg(long, group = "what", value_name = "TEXT", value_parser = parse_text)]
     pub search_text: Option<Needle>,
+    /// Draw the address spaces: what is zero, from files, sent once, sent again
+    #[arg(long, value_name = "FILE.svg", value_hint = ValueHint::FilePath)]
+    pub map: Option<PathBuf>,
+    /// Draw the rounds: when they were, how much they sent, and the stop
+    #[arg(long, value_name = "FILE.svg", value_hint = ValueHint::FilePath)]
+    pub timeline: Option<PathBuf>,
+    /// What all tools take.
     #[command(flatten)]
     pub common: pc_cli::CommonArgs,
+}
+
+/// Makes a picture.
+type Draw = fn(&Shown) -> String;
+
+impl Args {
+    /// The pictures that are asked for, each with where it goes.
+    pub fn pictures(&self) -> impl Iterator<Item = (&Path, Draw)> {
+        let all: [(_, Draw); 2] = [(&self.map, Shown::map), (&self.timeline, Shown::timeline)];
+        all.into_iter().filter_map(|(path, draw)| Some((path.as_deref()?, draw)))
+    }
 }
 
 /// A range of addresses to show.
@@ -58,6 +78,8 @@ pub struct Span {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needle(pub Vec<u8>);
 
+/// Longest needle: no longer than a page, so that it crosses one border at most where pages come apart.
+const MAX_NEEDLE: usize = 4096;
 /// Most bytes that `--pages` shows.
 const MAX_SPAN: u64 = 16 << 20;
 
@@ -89,14 +111,21 @@ fn parse_hex(text: &str) -> Result<Needle, String> {
     if digits.is_empty() || !digits.len().is_multiple_of(2) {
         return Err("an even number of hex digits is wanted".to_owned());
     }
-    Ok(Needle(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect()))
+    needle(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 fn parse_text(text: &str) -> Result<Needle, String> {
     if text.is_empty() {
         return Err("an empty text is everywhere".to_owned());
     }
-    Ok(Needle(text.as_bytes().to_vec()))
+    needle(text.as_bytes().to_vec())
+}
+
+fn needle(bytes: Vec<u8>) -> Result<Needle, String> {
+    if bytes.len() > MAX_NEEDLE {
+        return Err(format!("at most {MAX_NEEDLE} bytes can be looked for"));
+    }
+    Ok(Needle(bytes))
 }
 
 #[cfg(test)]

@@ -2,14 +2,19 @@
 
 use std::io::{self, Write};
 
-use pc_image::*;
+use pc_image::{FdTableId, Task};
 
+use crate::describe::describe;
 use crate::model::Model;
+use crate::text::plain;
 
 /// Every descriptor of every table with what it refers to.
 pub fn write(model: &Model, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{:>5} {:>5} {:>7} WHAT", "FD", "FILE", "FLAGS")?;
-    for table in model.fd_tables.values() {
+    for (id, table) in &model.fd_tables {
+        if model.fd_tables.len() > 1 {
+            writeln!(out, "{}:", owners(model, *id))?;
+        }
         for fd in &table.fds {
             let file = model.open_files.get(&fd.file);
             let flags = file.map_or(0, |file| file.flags);
@@ -21,55 +26,10 @@ pub fn write(model: &Model, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// An open file description in a few words.
-pub fn describe(model: &Model, kind: &OpenFileKind) -> String {
-    match kind {
-        OpenFileKind::Regular(file) => format!("{} at {}", model.path(file.file), file.offset),
-        OpenFileKind::Pipe(pipe) => {
-            let waiting: usize = pipe.content.iter().map(Vec::len).sum();
-            format!("pipe {} ({} bytes of {})", pipe.pipe, waiting, pipe.capacity)
-        }
-        OpenFileKind::Event(event) => format!("eventfd at {}", event.count),
-        OpenFileKind::Epoll(epoll) => format!("epoll of {} descriptors", epoll.targets.len()),
-        OpenFileKind::Timer(timer) => format!("timerfd of clock {}, {} ns left", timer.clock, timer.value),
-        OpenFileKind::Signal(signal) => format!("signalfd of {:#x}", signal.mask),
-        OpenFileKind::Inet(inet) => describe_inet(inet),
-        OpenFileKind::Unix(socket) => describe_unix(socket),
-        OpenFileKind::External(external) => format!("outside: {}", external.id),
-    }
-}
-
-fn describe_inet(inet: &Inet) -> String {
-    let protocol = match inet.protocol {
-        6 => "TCP".to_owned(),
-        17 => "UDP".to_owned(),
-        other => format!("protocol {other}"),
-    };
-    let show = |addr: &Option<std::net::SocketAddr>| addr.map_or("?".to_owned(), |addr| addr.to_string());
-    match &inet.state {
-        InetState::New => format!("{protocol} socket, new"),
-        InetState::Bound(local) => format!("{protocol} socket bound to {local}"),
-        InetState::Listen { local, backlog } => {
-            format!("{protocol} socket listening on {local} (backlog {backlog})")
-        }
-        InetState::ConnectedUdp { local, peer } => format!("{protocol} socket {local} connected to {peer}"),
-        InetState::Closed { local, peer } => {
-            format!("{protocol} connection {} to {}, closed by the move", show(local), show(peer))
-        }
-    }
-}
-
-fn describe_unix(socket: &UnixSocket) -> String {
-    let name = match socket.name.split_first() {
-        None => String::new(),
-        Some((0, rest)) => format!(" @{}", String::from_utf8_lossy(rest)),
-        Some(_) => format!(" {}", String::from_utf8_lossy(&socket.name)),
-    };
-    match &socket.state {
-        UnixState::Unconnected => format!("Unix socket{name}"),
-        UnixState::Listen { backlog } => format!("Unix socket{name} listening (backlog {backlog})"),
-        UnixState::Pair { pair, queue, .. } => {
-            format!("Unix socket{name}, half of pair {pair}, {} waiting", queue.len())
-        }
-    }
+/// The processes that use a table.
+fn owners(model: &Model, id: FdTableId) -> String {
+    let owns = |task: &&Task| task.fds == Some(id);
+    let names: Vec<_> =
+        model.tasks.values().filter(owns).map(|task| format!("{} {}", task.pid, plain(&task.comm))).collect();
+    if names.is_empty() { "nobody's".to_owned() } else { names.join(", ") }
 }

@@ -2,11 +2,14 @@
 
 use std::io::{self, Write};
 
-use serde_json::{Value, json};
+use pc_image::{File, MmState, Task, TaskState, Thread};
+use serde_json::{Map, Value, json};
 
-use crate::fds;
+use crate::describe::describe;
 use crate::maps::permissions;
-use crate::model::Model;
+use crate::model::{Mapping, Model, Round};
+use crate::text::plain;
+use crate::threads;
 
 /// Writes the whole model as one object.
 pub fn write(model: &Model, out: &mut impl Write) -> io::Result<()> {
@@ -14,13 +17,14 @@ pub fn write(model: &Model, out: &mut impl Write) -> io::Result<()> {
     writeln!(out)
 }
 
-/// The model as JSON. Addresses are strings in hex, as JSON's numbers do not hold 64 bits.
+/// The model as JSON. Addresses, masks and registers are strings in hex: not every reader's numbers hold 64 bits.
 pub fn view(model: &Model) -> Value {
     let id: String = model.stream_id.iter().flatten().map(|b| format!("{b:02x}")).collect();
     json!({
         "stream_id": id,
         "bytes": model.bytes,
-        "complete": model.commit.is_some() && model.wrong.is_none(),
+        "segments": model.segments,
+        "complete": model.complete(),
         "cancelled": model.cancel.as_ref().map(|cancel| &cancel.reason),
         "error": model.wrong.as_ref().map(ToString::to_string),
         "source": model.machine.as_ref().map(|machine| json!({
@@ -31,58 +35,119 @@ pub fn view(model: &Model) -> Value {
             "cpu_vendor": machine.cpu.vendor,
             "memory_needed": machine.memory_needed,
         })),
-        "rounds": model.rounds.iter().map(|round| json!({
-            "number": round.number,
-            "last": round.last,
-            "monotonic_ns": round.clocks.monotonic,
-            "pages": round.counts.pages,
-            "zero_pages": round.counts.zero_pages,
-            "zapped_pages": round.counts.zapped_pages,
-            "records": round.records,
-        })).collect::<Vec<_>>(),
+        "rounds": model.rounds.iter().map(round).collect::<Vec<_>>(),
         "processes": model.tasks.values().map(|task| process(model, task)).collect::<Vec<_>>(),
+        "files": model.files.values().map(file).collect::<Vec<_>>(),
         "spaces": model.maps.iter().map(|(space, maps)| json!({
             "space": space.0,
-            "mappings": maps.values().map(|mapping| json!({
-                "start": format!("{:#x}", mapping.vma.start),
-                "end": format!("{:#x}", mapping.vma.end),
-                "permissions": permissions(&mapping.vma),
-                "what": model.backing(*space, &mapping.vma),
-                "flags": mapping.vma.flags,
-                "pages_sent": mapping.sent,
-                "zero_pages": mapping.zero,
-            })).collect::<Vec<_>>(),
+            "layout": model.mm.get(space).map(layout),
+            "mappings": maps.values().map(|m| mapping(m, &model.backing(*space, &m.vma))).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
     })
 }
 
-fn process(model: &Model, task: &pc_image::Task) -> Value {
+fn hex(word: u64) -> String {
+    format!("{word:#x}")
+}
+
+fn round(round: &Round) -> Value {
+    json!({
+        "segment": round.segment,
+        "number": round.number,
+        "last": round.last,
+        "complete": round.ended,
+        "monotonic_ns": round.clocks.monotonic,
+        "pages": round.counts.pages,
+        "zero_pages": round.counts.zero_pages,
+        "zapped_pages": round.counts.zapped_pages,
+        "records": round.records,
+    })
+}
+
+fn file(file: &File) -> Value {
+    json!({
+        "file": file.id.0,
+        "path": plain(&file.path),
+        "mode": format!("{:o}", file.mode),
+        "size": file.size,
+        "mtime_ns": file.mtime,
+        "build_id": file.build_id.as_ref().map(|id| id.iter().map(|b| format!("{b:02x}")).collect::<String>()),
+        "need": format!("{:?}", file.need).to_lowercase(),
+    })
+}
+
+fn layout(mm: &MmState) -> Value {
+    json!({
+        "start_code": hex(mm.start_code),
+        "end_code": hex(mm.end_code),
+        "start_data": hex(mm.start_data),
+        "end_data": hex(mm.end_data),
+        "start_brk": hex(mm.start_brk),
+        "brk": hex(mm.brk),
+        "start_stack": hex(mm.start_stack),
+    })
+}
+
+fn mapping(mapping: &Mapping, what: &str) -> Value {
+    json!({
+        "start": hex(mapping.vma.start),
+        "end": hex(mapping.vma.end),
+        "permissions": permissions(&mapping.vma),
+        "what": what,
+        "flags": mapping.vma.flags,
+        "pages_sent": mapping.sent,
+        "zero_pages": mapping.zero,
+    })
+}
+
+fn process(model: &Model, task: &Task) -> Value {
     let threads = model.threads.values().filter(|thread| thread.task == task.id);
     let table = task.fds.and_then(|id| model.fd_tables.get(&id));
     let exe = task.space.and_then(|space| model.mm.get(&space)).map(|mm| model.path(mm.exe));
-    let cwd = model.states.get(&task.id).map(|state| model.path(state.cwd));
     json!({
         "pid": task.pid,
         "parent": task.parent.and_then(|id| model.tasks.get(&id)).map(|parent| parent.pid),
         "pgid": task.pgid,
         "sid": task.sid,
-        "comm": String::from_utf8_lossy(&task.comm),
+        "comm": plain(&task.comm),
         "space": task.space.map(|space| space.0),
         "exe": exe,
-        "cwd": cwd,
-        "threads": threads.map(|thread| json!({
-            "tid": thread.tid,
-            "comm": String::from_utf8_lossy(&thread.comm),
-            "rip": format!("{:#x}", thread.regs[16]),
-            "rsp": format!("{:#x}", thread.regs[19]),
-            "sigmask": format!("{:#x}", thread.sigmask),
-            "pending_signals": thread.pending.len(),
-        })).collect::<Vec<_>>(),
+        "state": model.states.get(&task.id).map(|state| state_of(model, state)),
+        "threads": threads.map(thread).collect::<Vec<_>>(),
         "descriptors": table.map(|table| table.fds.iter().map(|fd| json!({
             "fd": fd.fd,
             "file": fd.file.0,
             "cloexec": fd.cloexec,
-            "what": model.open_files.get(&fd.file).map(|file| fds::describe(model, &file.kind)),
+            "what": model.open_files.get(&fd.file).map(|file| describe(model, &file.kind)),
         })).collect::<Vec<_>>()).unwrap_or_default(),
+    })
+}
+
+fn state_of(model: &Model, state: &TaskState) -> Value {
+    json!({
+        "cwd": model.path(state.cwd),
+        "root": state.root.map(|root| model.path(root)),
+        "umask": format!("{:o}", state.umask),
+        "timers": state.timers.len(),
+        "pending_signals": state.pending.len(),
+        "oom_score_adj": state.oom_score_adj,
+        "stopped_by": state.stopped,
+    })
+}
+
+fn thread(thread: &Thread) -> Value {
+    let registers = threads::NAMES.iter().zip(thread.regs);
+    let registers: Map<_, _> =
+        registers.map(|(name, value)| ((*name).to_owned(), json!(hex(value)))).collect();
+    json!({
+        "tid": thread.tid,
+        "comm": plain(&thread.comm),
+        "registers": registers,
+        "sigmask": hex(thread.sigmask),
+        "pending_signals": thread.pending.len(),
+        "uids": thread.creds.uids,
+        "gids": thread.creds.gids,
+        "capabilities": hex(thread.creds.cap_effective),
+        "nice": thread.sched.nice,
     })
 }

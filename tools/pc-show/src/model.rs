@@ -2,22 +2,31 @@
 
 use std::collections::BTreeMap;
 
+use pc_frame::Preamble;
 use pc_image::*;
+
+use crate::text::plain;
 
 /// A round as it went by.
 #[derive(Debug, Clone)]
+#[allow(missing_docs)] // as in RoundBegin and RoundEnd
 pub struct Round {
+    /// Which segment it is of, from 0.
+    pub segment: u64,
     pub number: u32,
     pub last: bool,
     pub clocks: Clocks,
     pub counts: Counts,
-    /// Records in it, page frames not counted.
+    /// Records in it, page data not counted.
     pub records: u64,
+    /// Whether its end was reached.
+    pub ended: bool,
 }
 
 /// A mapping with what was sent for it.
 #[derive(Debug, Clone)]
 pub struct Mapping {
+    /// The mapping.
     pub vma: Vma,
     /// Pages sent with their bytes, in all rounds.
     pub sent: u64,
@@ -27,7 +36,10 @@ pub struct Mapping {
 
 /// All that is known of a stream.
 #[derive(Debug, Default)]
+#[allow(missing_docs)] // records by their numbers, the latest word counting
 pub struct Model {
+    /// Segments that have begun.
+    pub segments: u64,
     pub machine: Option<Machine>,
     pub rounds: Vec<Round>,
     pub tasks: BTreeMap<TaskId, Task>,
@@ -43,12 +55,26 @@ pub struct Model {
     pub commit: Option<Commit>,
     pub cancel: Option<Cancel>,
     pub stream_id: Option<[u8; 16]>,
+    /// How much was read.
     pub bytes: u64,
     /// What is wrong with the stream.
     pub wrong: Option<ImageError>,
 }
 
 impl Model {
+    /// A segment begins. What it says adds to what earlier ones said; the stream is complete only if this one is.
+    pub fn segment(&mut self, preamble: &Preamble) {
+        self.segments += 1;
+        self.stream_id = Some(preamble.stream_id);
+        self.commit = None;
+        self.cancel = None;
+    }
+
+    /// Whether the stream is right to its end, and committed.
+    pub fn complete(&self) -> bool {
+        self.commit.is_some() && self.wrong.is_none()
+    }
+
     /// Takes an item in; gives back a page buffer for reuse.
     pub fn item(&mut self, item: Item) -> Option<Vec<u8>> {
         match item {
@@ -59,7 +85,9 @@ impl Model {
             Item::Pages(pages) => {
                 for run in &pages.runs {
                     let range = (run.addr, run.addr + run.pages * PAGE_SIZE);
-                    self.count(pages.space, range, |mapping, n| mapping.sent += n);
+                    self.count(pages.space, range, |mapping, n| {
+                        mapping.sent = mapping.sent.saturating_add(n)
+                    });
                 }
                 if let Some(round) = self.rounds.last_mut() {
                     round.counts.pages += pages.runs.iter().map(|run| run.pages).sum::<u64>();
@@ -76,30 +104,44 @@ impl Model {
         match record {
             Record::Machine(machine) => self.machine = Some(machine),
             Record::RoundBegin(begin) => self.rounds.push(Round {
+                segment: self.segments.saturating_sub(1),
                 number: begin.number,
                 last: begin.last,
                 clocks: begin.clocks,
                 counts: Counts::default(),
                 records: 0,
+                ended: false,
             }),
             Record::RoundEnd(end) => {
                 if let Some(round) = self.rounds.last_mut() {
                     round.counts = end.counts;
+                    round.ended = true;
                 }
             }
             Record::Task(task) => drop(self.tasks.insert(task.id, task)),
-            Record::TaskGone(id) => drop(self.tasks.remove(&id)),
+            Record::TaskGone(id) => {
+                self.tasks.remove(&id);
+                self.states.remove(&id);
+                self.threads.retain(|(task, _), _| *task != id);
+            }
             Record::Space(space) => drop(self.spaces.insert(space.id, space)),
             Record::SpaceGone(id) => {
                 self.spaces.remove(&id);
                 self.maps.remove(&id);
+                self.mm.remove(&id);
             }
             Record::File(file) => drop(self.files.insert(file.id, file)),
             Record::MapChange(change) => self.map_change(change),
             Record::Zap(_) => {}
             Record::ZeroPages(zero) => {
+                if let Some(round) = self.rounds.last_mut() {
+                    let pages = zero.ranges.iter().map(|(start, end)| (end - start) / PAGE_SIZE).sum::<u64>();
+                    round.counts.zero_pages = round.counts.zero_pages.saturating_add(pages);
+                }
                 for range in &zero.ranges {
-                    self.count(zero.space, *range, |mapping, n| mapping.zero += n);
+                    self.count(zero.space, *range, |mapping, n| {
+                        mapping.zero = mapping.zero.saturating_add(n);
+                    });
                 }
             }
             Record::MmState(mm) => drop(self.mm.insert(mm.space, mm)),
@@ -144,9 +186,7 @@ impl Model {
 
     /// A file's path, for people.
     pub fn path(&self, id: FileId) -> String {
-        self.files
-            .get(&id)
-            .map_or_else(|| "?".to_owned(), |file| String::from_utf8_lossy(&file.path).into_owned())
+        self.files.get(&id).map_or_else(|| "?".to_owned(), |file| plain(&file.path))
     }
 
     /// What a mapping shows, as the last column of /proc/PID/maps has it.
@@ -156,14 +196,16 @@ impl Model {
         };
         match &vma.backing {
             Backing::Anonymous => match &vma.name {
-                Some(name) => format!("[anon:{name}]"),
+                Some(name) => format!("[anon:{}]", plain(name)),
                 None if of_mm(|mm| (mm.start_brk, mm.brk)) => "[heap]".to_owned(),
-                None if of_mm(|mm| (mm.start_stack, mm.start_stack + 1)) => "[stack]".to_owned(),
+                None if of_mm(|mm| (mm.start_stack, mm.start_stack.saturating_add(1))) => {
+                    "[stack]".to_owned()
+                }
                 None => String::new(),
             },
             Backing::File { file, .. } => self.path(*file),
             Backing::Shm { space, .. } => match self.spaces.get(space).map(|space| &space.kind) {
-                Some(SpaceKind::Shm { name, .. }) => name.clone(),
+                Some(SpaceKind::Shm { name, .. }) => plain(name),
                 _ => "[shm]".to_owned(),
             },
             Backing::Hugetlb { shift } => format!("[hugetlb:{} KiB]", (1u64 << shift.clamp(&10, &40)) >> 10),
@@ -187,8 +229,36 @@ fn cut(maps: &mut BTreeMap<u64, Mapping>, start: u64, end: u64) {
             maps.insert(vma.start, Mapping { vma, ..mapping.clone() });
         }
         if mapping.vma.end > end {
-            let vma = Vma { start: end, ..mapping.vma.clone() };
+            let vma = behind(mapping.vma, end);
             maps.insert(end, Mapping { vma, sent: 0, zero: 0 });
         }
+    }
+}
+
+/// The part of a mapping from `at` on.
+fn behind(mut vma: Vma, at: u64) -> Vma {
+    let skipped = at - vma.start;
+    if let Backing::File { offset, .. } | Backing::Shm { offset, .. } = &mut vma.backing {
+        *offset = offset.saturating_add(skipped); // a stream may claim any offset
+    }
+    Vma { start: at, ..vma }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hole_in_a_file_mapping_leaves_both_parts_with_their_offsets() {
+        let backing = Backing::File { file: FileId(0), offset: 0x1000 };
+        let vma = Vma { start: 0x10000, end: 0x20000, prot: 1, flags: 0, pkey: 0, backing, name: None };
+        let mut model = Model::default();
+        let space = SpaceId(0);
+        model.map_change(MapChange { space, unmap: vec![], map: vec![vma], modify: vec![] });
+        model.map_change(MapChange { space, unmap: vec![(0x14000, 0x18000)], map: vec![], modify: vec![] });
+        let left: Vec<_> =
+            model.maps[&space].values().map(|m| (m.vma.start, m.vma.end, &m.vma.backing)).collect();
+        let at = |offset| Backing::File { file: FileId(0), offset };
+        assert_eq!(left, [(0x10000, 0x14000, &at(0x1000)), (0x18000, 0x20000, &at(0x9000))]);
     }
 }

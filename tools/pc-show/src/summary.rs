@@ -3,96 +3,158 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use pc_image::{Backing, PAGE_SIZE, prot};
+use pc_cli::show_size;
+use pc_image::{Backing, PAGE_SIZE, Task, prot};
 
-use crate::fds;
-use crate::model::{Mapping, Model};
+use crate::describe::describe;
+use crate::model::{Mapping, Model, Round};
+use crate::ps;
+use crate::text::plain;
 
 /// A stream in a page of text.
 pub fn write(model: &Model, out: &mut impl Write) -> io::Result<()> {
     let id: String = model.stream_id.iter().flatten().map(|b| format!("{b:02x}")).collect();
-    writeln!(out, "stream     {id}, {}", pc_cli::show_size(model.bytes))?;
+    let segments = if model.segments > 1 { format!(", {} segments", model.segments) } else { String::new() };
+    writeln!(out, "stream     {id}, {}{segments}", show_size(model.bytes))?;
     if let Some(machine) = &model.machine {
-        writeln!(out, "source     {}, Linux {}, by {}", machine.hostname, machine.kernel, machine.producer)?;
+        let [host, kernel, producer] = [&machine.hostname, &machine.kernel, &machine.producer].map(plain);
+        writeln!(out, "source     {host}, Linux {kernel}, by {producer}")?;
     }
-    for task in model.tasks.values() {
-        let exe = task.space.and_then(|space| model.mm.get(&space)).map(|mm| model.path(mm.exe));
-        let name = String::from_utf8_lossy(&task.comm);
-        let exe = exe.map_or(String::new(), |exe| format!(", {exe}"));
-        writeln!(out, "process    {} ({name}), {} threads{exe}", task.pid, task.tids.len())?;
-    }
-    memory(model, out)?;
-    rounds(model, out)?;
-    descriptors(model, out)?;
     match (&model.commit, &model.cancel) {
         (Some(_), _) if model.wrong.is_none() => {
-            writeln!(out, "complete   yes: committed, all checksums right")
+            writeln!(out, "complete   yes: committed, all checksums right")?
         }
-        (_, Some(cancel)) => writeln!(out, "complete   no: cancelled by the source: {}", cancel.reason),
-        _ => writeln!(out, "complete   no"),
+        (_, Some(cancel)) => {
+            writeln!(out, "complete   no: cancelled by the source: {}", plain(&cancel.reason))?;
+        }
+        _ => writeln!(out, "complete   no")?,
     }
+    processes(model, out)?;
+    memory(model, out)?;
+    rounds(model, out)?;
+    descriptors(model, out)
+}
+
+/// Begins a table, if there is anything to put in it.
+fn heading(out: &mut impl Write, empty: bool, text: &str) -> io::Result<bool> {
+    if !empty {
+        writeln!(out, "\n{text}")?;
+    }
+    Ok(!empty)
+}
+
+fn processes(model: &Model, out: &mut impl Write) -> io::Result<()> {
+    if heading(out, model.tasks.is_empty(), &format!("{:>8} {:>8}  PROCESS", "PID", "THREADS"))? {
+        for task in ps::roots(model) {
+            process(model, task, 0, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn process(model: &Model, task: &Task, depth: usize, out: &mut impl Write) -> io::Result<()> {
+    let exe = task.space.and_then(|space| model.mm.get(&space)).map(|mm| model.path(mm.exe));
+    let exe = match (exe, task.space) {
+        (Some(exe), _) => format!("  {exe}"),
+        (None, None) => "  (zombie)".to_owned(),
+        (None, Some(_)) => String::new(),
+    };
+    let indent = "  ".repeat(depth);
+    writeln!(out, "{:>8} {:>8}  {indent}{}{exe}", task.pid, task.tids.len(), plain(&task.comm))?;
+    if depth < ps::DEEPEST {
+        for child in ps::children(model, task.id) {
+            process(model, child, depth + 1, out)?;
+        }
+    }
+    Ok(())
 }
 
 /// What a mapping is, in a word.
 fn kind(mapping: &Mapping) -> &'static str {
     match mapping.vma.backing {
         Backing::Anonymous => "anonymous",
-        Backing::File { .. } if mapping.vma.prot & prot::WRITE != 0 => "file, private",
+        Backing::File { .. } if mapping.vma.prot & prot::WRITE != 0 => "file, writable",
         Backing::File { .. } => "file",
         Backing::Shm { .. } => "shared",
         Backing::Hugetlb { .. } => "huge pages",
-        Backing::Vdso | Backing::Vvar | Backing::VvarVclock | Backing::Vsyscall => "kernel's",
+        Backing::Vdso | Backing::Vvar | Backing::VvarVclock | Backing::Vsyscall => "the kernel's",
     }
 }
 
 fn memory(model: &Model, out: &mut impl Write) -> io::Result<()> {
-    let mut kinds: BTreeMap<&str, (u64, u64, u64, u64)> = BTreeMap::new();
+    // Mappings, bytes mapped, pages sent, pages of zeroes.
+    let mut kinds: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
     for mapping in model.maps.values().flat_map(BTreeMap::values) {
         let sum = kinds.entry(kind(mapping)).or_default();
-        sum.0 += 1;
-        sum.1 += mapping.vma.end - mapping.vma.start;
-        sum.2 += mapping.sent * PAGE_SIZE;
-        sum.3 += mapping.zero * PAGE_SIZE;
+        let more = [1, mapping.vma.end - mapping.vma.start, mapping.sent, mapping.zero];
+        for (sum, more) in sum.iter_mut().zip(more) {
+            *sum = sum.saturating_add(more);
+        }
     }
-    for (kind, (count, size, sent, zero)) in kinds {
-        writeln!(
-            out,
-            "memory     {kind}: {count} mappings, {} mapped, {} sent, {} zero",
-            pc_cli::show_size(size),
-            pc_cli::show_size(sent),
-            pc_cli::show_size(zero)
-        )?;
+    let columns =
+        format!("{:<15} {:>8} {:>10} {:>10} {:>10}", "MEMORY", "MAPPINGS", "MAPPED", "SENT", "ZERO");
+    heading(out, kinds.is_empty(), &columns)?;
+    for (kind, [count, mapped, sent, zero]) in kinds {
+        let [mapped, sent, zero] =
+            [mapped, sent.saturating_mul(PAGE_SIZE), zero.saturating_mul(PAGE_SIZE)].map(show_size);
+        writeln!(out, "{kind:<15} {count:>8} {mapped:>10} {sent:>10} {zero:>10}")?;
     }
     Ok(())
 }
 
 fn rounds(model: &Model, out: &mut impl Write) -> io::Result<()> {
-    let start = model.rounds.first().map_or(0, |round| round.clocks.monotonic);
-    for round in &model.rounds {
-        let ms = (round.clocks.monotonic - start) as f64 / 1e6;
+    const SHOWN: usize = 40;
+    let columns =
+        format!("{:>5} {:>12} {:>12} {:>10} {:>10} {:>10}", "ROUND", "AT", "TOOK", "PAGES", "ZERO", "ZAPPED");
+    heading(out, model.rounds.is_empty(), &columns)?;
+    let skipped = model.rounds.len().saturating_sub(SHOWN);
+    for (i, round) in model.rounds.iter().enumerate() {
+        // The first and the last ones.
+        if i >= SHOWN / 2 && i < SHOWN / 2 + skipped {
+            if i == SHOWN / 2 {
+                writeln!(out, "    … {skipped} more (--json)")?;
+            }
+            continue;
+        }
+        let first = model.rounds.iter().find(|other| other.segment == round.segment).unwrap_or(round);
+        let next = model.rounds.get(i + 1).filter(|next| next.segment == round.segment);
+        let took = next.map_or("-".to_owned(), |next| since(round, next));
+        let note = match round {
+            Round { ended: false, .. } => "  (not complete)",
+            Round { last: true, .. } => "  the processes stand still",
+            _ => "",
+        };
+        let counts = round.counts;
         writeln!(
             out,
-            "round      {:>3} at {ms:>9.1} ms: {} pages, {} zero, {} zapped{}",
+            "{:>5} {:>12} {took:>12} {:>10} {:>10} {:>10}{note}",
             round.number,
-            round.counts.pages,
-            round.counts.zero_pages,
-            round.counts.zapped_pages,
-            if round.last { ", the process stopped" } else { "" }
+            since(first, round),
+            counts.pages,
+            counts.zero_pages,
+            counts.zapped_pages,
         )?;
     }
     Ok(())
 }
 
+/// The time from one round's start to another's.
+fn since(from: &Round, to: &Round) -> String {
+    let ns = i128::from(to.clocks.monotonic) - i128::from(from.clocks.monotonic);
+    format!("{:.1} ms", ns as f64 / 1e6)
+}
+
 fn descriptors(model: &Model, out: &mut impl Write) -> io::Result<()> {
     const SHOWN: usize = 20;
     let all: Vec<_> = model.fd_tables.values().flat_map(|table| &table.fds).collect();
+    heading(out, all.is_empty(), &format!("{:>8}  DESCRIPTOR", "FD"))?;
     for fd in all.iter().take(SHOWN) {
-        let what =
-            model.open_files.get(&fd.file).map_or("?".to_owned(), |file| fds::describe(model, &file.kind));
-        writeln!(out, "descriptor {:>3} {what}", fd.fd)?;
+        let file = model.open_files.get(&fd.file);
+        let what = file.map_or("?".to_owned(), |file| describe(model, &file.kind));
+        writeln!(out, "{:>8}  {what}", fd.fd)?;
     }
     if all.len() > SHOWN {
-        writeln!(out, "descriptor … and {} more (--fds)", all.len() - SHOWN)?;
+        writeln!(out, "       …  and {} more (--fds)", all.len() - SHOWN)?;
     }
     Ok(())
 }

@@ -47,6 +47,32 @@ pub fn restore(
     engine.finish(notices)
 }
 
+/// What a restore would make of a stream, as far as that can be told without a kernel: nothing is judged by this
+/// machine, and nothing is built. Gives the number of pages that would be written. For fuzzing.
+#[doc(hidden)]
+pub fn plan(source: &mut dyn Source) -> Result<u64, RebuildError> {
+    let settings = Settings { no_pipeline: true, ..Settings::default() };
+    let mut engine = Engine::new(&settings);
+    while let Some(item) = source.next()? {
+        match item {
+            Item::Record(record) if matches!(*record, Record::Machine(_) | Record::File(_)) => {
+                engine.image.take(*record)?;
+            }
+            item => engine.take(item)?,
+        }
+    }
+    let (space, kept) = (SpaceId(0), engine.kept);
+    kept.zero_ranges()
+        .iter()
+        .try_for_each(|&(start, end)| memory::pieces(&engine.image, start, end).map(drop))?;
+    let mut pages = 0;
+    for record in kept.into_records(space, RECORD) {
+        memory::split(&engine.image, &record.runs, record.data().len())?;
+        pages += record.runs.iter().map(|run| run.pages).sum::<u64>();
+    }
+    Ok(pages)
+}
+
 /// The next item; a read cut short by a signal that tells us to stop is no error of the stream.
 fn next(settings: &Settings, source: &mut dyn Source) -> Result<Option<Item>, RebuildError> {
     settings.check_cancel()?;

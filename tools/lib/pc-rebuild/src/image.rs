@@ -135,7 +135,7 @@ fn behind(mut vma: Vma, at: u64) -> Vma {
     use pc_image::Backing::{File, Shm};
     let skipped = at - vma.start;
     if let File { offset, .. } | Shm { offset, .. } = &mut vma.backing {
-        *offset += skipped;
+        *offset = offset.saturating_add(skipped); // a stream may claim any offset; mmap(2) refuses it
     }
     vma.start = at;
     vma

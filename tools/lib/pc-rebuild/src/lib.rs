@@ -39,6 +39,8 @@ mod timerfd;
 mod unix;
 mod writers;
 
+#[doc(hidden)]
+pub use engine::plan;
 pub use engine::restore;
 pub use error::RebuildError;
 pub use running::{Restored, Times};

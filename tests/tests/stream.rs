@@ -1,9 +1,10 @@
 //! Records survive the trip; whatever is wrong is found and blamed rightly.
 
-mod common;
+#![forbid(unsafe_code)]
 
-use common::{clocks, end_round, machine, read, stream, task, thread};
 use pc_image::*;
+use pc_tests::streams::everything::{clocks, machine, open_files, stream, task, thread};
+use pc_tests::streams::{end_round, read};
 
 #[test]
 fn every_record_comes_back_as_it_was() {
@@ -18,7 +19,7 @@ fn every_record_comes_back_as_it_was() {
     assert_eq!(names.len(), 19, "all records but Cancel: {names:?}");
     assert!(items.contains(&Item::Record(Box::new(Record::Machine(machine())))));
     assert!(items.contains(&Item::Record(Box::new(Record::Thread(thread(101))))));
-    for file in common::open_files() {
+    for file in open_files() {
         assert!(items.contains(&Item::Record(Box::new(file))));
     }
     let pages =
@@ -163,7 +164,7 @@ fn a_compressed_record_is_refused_by_name() {
     use pc_frame::{Flags, FrameWriter, Limits, Preamble};
     let mut w = FrameWriter::new(Vec::new(), Limits::default());
     w.preamble(&Preamble::x86_64([0; 16])).unwrap();
-    w.frame(1, pc_image::VERSION, Flags::COMPRESSED, &[b"?"]).unwrap();
+    w.frame(1, VERSION, Flags::COMPRESSED, &[b"?"]).unwrap();
     w.end().unwrap();
     let err = read(&w.into_inner()).unwrap_err();
     assert!(err.blame() == Blame::Unsupported && err.to_string().contains("compressed Machine"), "{err}");

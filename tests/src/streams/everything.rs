@@ -1,10 +1,12 @@
 //! A stream that holds every record at least once.
-#![allow(dead_code)] // each test program uses a part
 
 use std::net::SocketAddr;
 
 use pc_image::*;
 
+use super::end_round;
+
+/// Clock readings at `t` nanoseconds.
 pub fn clocks(t: i64) -> Clocks {
     Clocks {
         realtime: 1_700_000_000_000_000_000,
@@ -15,6 +17,7 @@ pub fn clocks(t: i64) -> Clocks {
     }
 }
 
+/// A machine.
 pub fn machine() -> Machine {
     Machine {
         kernel: "6.18.0".into(),
@@ -35,7 +38,8 @@ pub fn machine() -> Machine {
     }
 }
 
-fn file(id: u32, path: &str, need: FileNeed) -> Record {
+/// A file.
+pub fn file(id: u32, path: &str, need: FileNeed) -> Record {
     Record::File(File {
         id: FileId(id),
         path: path.into(),
@@ -48,7 +52,8 @@ fn file(id: u32, path: &str, need: FileNeed) -> Record {
     })
 }
 
-fn vma(start: u64, end: u64, backing: Backing) -> Vma {
+/// A mapping that can be read and written.
+pub fn vma(start: u64, end: u64, backing: Backing) -> Vma {
     Vma {
         start,
         end,
@@ -106,6 +111,7 @@ pub fn open_files() -> Vec<Record> {
     kinds.into_iter().zip(1..).map(|(kind, id)| open(id, kind)).collect()
 }
 
+/// A thread with something in every field.
 pub fn thread(tid: u32) -> Thread {
     Thread {
         task: TaskId(0),
@@ -146,6 +152,7 @@ pub fn thread(tid: u32) -> Thread {
     }
 }
 
+/// A task with two threads.
 pub fn task() -> Task {
     Task {
         id: TaskId(0),
@@ -162,7 +169,8 @@ pub fn task() -> Task {
     }
 }
 
-fn states() -> Vec<Record> {
+/// What exists only at the stop, of [`task`].
+pub fn states() -> Vec<Record> {
     let mm = MmState {
         space: SpaceId(0),
         start_code: 1,
@@ -265,19 +273,4 @@ pub fn stream() -> Vec<u8> {
     end_round(&mut w, 1);
     w.commit().unwrap();
     w.finish().unwrap()
-}
-
-pub fn end_round(w: &mut Writer<Vec<u8>>, number: u32) {
-    let counts = w.round_counts();
-    w.record(&Record::RoundEnd(RoundEnd { number, counts })).unwrap();
-}
-
-/// Reads a stream to its end.
-pub fn read(bytes: &[u8]) -> Result<Vec<Item>, ImageError> {
-    let mut reader = Reader::new(bytes);
-    let mut items = Vec::new();
-    while let Some(item) = reader.next()? {
-        items.push(item);
-    }
-    Ok(items)
 }

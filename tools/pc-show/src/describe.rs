@@ -1,0 +1,61 @@
+//! Things in a few words.
+
+use std::net::SocketAddr;
+
+use pc_image::*;
+
+use crate::model::Model;
+use crate::text::plain;
+
+/// An open file description in a few words.
+pub fn describe(model: &Model, kind: &OpenFileKind) -> String {
+    match kind {
+        OpenFileKind::Regular(file) => format!("{} at {}", model.path(file.file), file.offset),
+        OpenFileKind::Pipe(pipe) => {
+            let waiting: usize = pipe.content.iter().map(Vec::len).sum();
+            format!("pipe {} ({} bytes of {})", pipe.pipe, waiting, pipe.capacity)
+        }
+        OpenFileKind::Event(event) => format!("eventfd at {}", event.count),
+        OpenFileKind::Epoll(epoll) => format!("epoll of {} descriptors", epoll.targets.len()),
+        OpenFileKind::Timer(timer) => format!("timerfd of clock {}, {} ns left", timer.clock, timer.value),
+        OpenFileKind::Signal(signal) => format!("signalfd of {:#x}", signal.mask),
+        OpenFileKind::Inet(inet) => describe_inet(inet),
+        OpenFileKind::Unix(socket) => describe_unix(socket),
+        OpenFileKind::External(external) => format!("outside: {}", plain(&external.id)),
+    }
+}
+
+fn describe_inet(inet: &Inet) -> String {
+    let protocol = match inet.protocol {
+        6 => "TCP".to_owned(),
+        17 => "UDP".to_owned(),
+        other => format!("protocol {other}"),
+    };
+    let show = |addr: &Option<SocketAddr>| addr.map_or("?".to_owned(), |addr| addr.to_string());
+    match &inet.state {
+        InetState::New => format!("{protocol} socket, new"),
+        InetState::Bound(local) => format!("{protocol} socket bound to {local}"),
+        InetState::Listen { local, backlog } => {
+            format!("{protocol} socket listening on {local} (backlog {backlog})")
+        }
+        InetState::ConnectedUdp { local, peer } => format!("{protocol} socket {local} connected to {peer}"),
+        InetState::Closed { local, peer } => {
+            format!("{protocol} connection {} to {}, closed by the move", show(local), show(peer))
+        }
+    }
+}
+
+fn describe_unix(socket: &UnixSocket) -> String {
+    let name = match socket.name.split_first() {
+        None => String::new(),
+        Some((0, rest)) => format!(" @{}", plain(rest)),
+        Some(_) => format!(" {}", plain(&socket.name)),
+    };
+    match &socket.state {
+        UnixState::Unconnected => format!("Unix socket{name}"),
+        UnixState::Listen { backlog } => format!("Unix socket{name} listening (backlog {backlog})"),
+        UnixState::Pair { pair, queue, .. } => {
+            format!("Unix socket{name}, half of pair {pair}, {} waiting", queue.len())
+        }
+    }
+}
