@@ -164,9 +164,9 @@ impl Model {
             maps.insert(vma.start, Mapping { vma, sent: 0, zero: 0 });
         }
         for vma in change.modify {
-            let inside = maps.range(vma.start..vma.end).map(|(_, m)| (m.sent, m.zero));
-            let (sent, zero) = inside.fold((0, 0), |sum, m| (sum.0 + m.0, sum.1 + m.1));
-            cut(maps, vma.start, vma.end);
+            let inside = cut(maps, vma.start, vma.end);
+            let sum = |of: fn(&Mapping) -> u64| inside.iter().map(of).fold(0, u64::saturating_add);
+            let (sent, zero) = (sum(|m| m.sent), sum(|m| m.zero));
             maps.insert(vma.start, Mapping { vma, sent, zero });
         }
     }
@@ -217,22 +217,36 @@ impl Model {
     }
 }
 
-/// Takes a range out of the mappings, splitting those that reach beyond it.
-fn cut(maps: &mut BTreeMap<u64, Mapping>, start: u64, end: u64) {
-    let first = maps.range(..=start).next_back().map_or(start, |(at, _)| *at);
-    let hit: Vec<u64> =
-        maps.range(first..end).filter(|(_, m)| m.vma.end > start).map(|(at, _)| *at).collect();
-    for at in hit {
-        let Some(mapping) = maps.remove(&at) else { continue };
-        if mapping.vma.start < start {
-            let vma = Vma { end: start, ..mapping.vma.clone() };
-            maps.insert(vma.start, Mapping { vma, ..mapping.clone() });
+/// Takes a range out of the mappings, splitting those that reach beyond it; gives what was in it.
+fn cut(maps: &mut BTreeMap<u64, Mapping>, start: u64, end: u64) -> Vec<Mapping> {
+    let mut inside = Vec::new();
+    while let Some((&at, _)) = maps.range(..end).next_back().filter(|(_, m)| m.vma.end > start) {
+        let Some(mapping) = maps.remove(&at) else { break };
+        let (before, rest) = split(mapping, start);
+        let (within, after) = rest.map_or((None, None), |rest| split(rest, end));
+        for part in before.into_iter().chain(after) {
+            maps.insert(part.vma.start, part);
         }
-        if mapping.vma.end > end {
-            let vma = behind(mapping.vma, end);
-            maps.insert(end, Mapping { vma, sent: 0, zero: 0 });
-        }
+        inside.extend(within);
     }
+    inside
+}
+
+/// The parts of a mapping before and from an address. Which part the pages sent belong to is not known any more: they
+/// are shared out by size.
+fn split(mapping: Mapping, at: u64) -> (Option<Mapping>, Option<Mapping>) {
+    let Mapping { vma, sent, zero } = mapping;
+    if at <= vma.start {
+        return (None, Some(Mapping { vma, sent, zero }));
+    }
+    if at >= vma.end {
+        return (Some(Mapping { vma, sent, zero }), None);
+    }
+    let (part, whole) = (u128::from(at - vma.start), u128::from(vma.end - vma.start));
+    let share = |n: u64| (u128::from(n) * part / whole) as u64;
+    let before = Mapping { vma: Vma { end: at, ..vma.clone() }, sent: share(sent), zero: share(zero) };
+    let after = Mapping { vma: behind(vma, at), sent: sent - before.sent, zero: zero - before.zero };
+    (Some(before), Some(after))
 }
 
 /// The part of a mapping from `at` on.
