@@ -177,11 +177,41 @@ fn an_unknown_record_is_refused_by_number_unless_it_may_be_skipped() {
 }
 
 #[test]
+fn a_version_before_the_first_firm_one_or_from_the_future_is_refused_by_name() {
+    use pc_frame::{Flags, FrameWriter, Limits, Preamble};
+    for version in [0, VERSION + 1] {
+        for number in [1, PAGES, pc_frame::END] {
+            let version = if number == pc_frame::END { version + 1 } else { version };
+            let mut w = FrameWriter::new(Vec::new(), Limits::default());
+            w.preamble(&Preamble::x86_64([0; 16])).unwrap();
+            w.frame(number, version, Flags::default(), &[]).unwrap();
+            w.flush().unwrap();
+            let err = read(&w.into_inner()).unwrap_err();
+            let said = format!(
+                "({}) version {version}, which this version does not know",
+                record_name(number).unwrap()
+            );
+            assert!(err.blame() == Blame::Unsupported && err.to_string().contains(&said), "{err}");
+        }
+    }
+}
+
+#[test]
+fn a_link_local_address_keeps_its_scope() {
+    let local: std::net::SocketAddr = "[fe80::1%7]:80".parse().unwrap();
+    let state = InetState::Bound(local);
+    let kind = OpenFileKind::Inet(Inet { family: 10, kind: 1, protocol: 6, state, options: vec![] });
+    let record = Record::OpenFile(OpenFile { id: OpenFileId(0), flags: 2, owner: None, kind });
+    let body = record.encode().unwrap();
+    assert_eq!(Record::decode(record.number(), record.version(), &body), Some(Ok(record)));
+}
+
+#[test]
 fn lengths_inside_a_body_cannot_make_us_allocate() {
     use pc_frame::{Flags, FrameWriter, Limits, Preamble};
     let mut w = FrameWriter::new(Vec::new(), Limits::default());
     w.preamble(&Preamble::x86_64([0; 16])).unwrap();
-    w.frame(1, 0, Flags::default(), &[&(1u64 << 60).to_le_bytes(), &[0; 64]]).unwrap();
+    w.frame(1, VERSION, Flags::default(), &[&(1u64 << 60).to_le_bytes(), &[0; 64]]).unwrap();
     w.end().unwrap();
     let err = read(&w.into_inner()).unwrap_err();
     assert!(matches!(err, ImageError::Body { record: "Machine", .. }), "{err}");

@@ -1,7 +1,10 @@
 //! TCP and UDP sockets.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
+use bincode::de::Decoder;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode};
 
 /// A socket option as getsockopt(2) gave it.
@@ -31,7 +34,7 @@ pub struct Inet {
 }
 
 /// What a TCP or UDP socket was doing.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InetState {
     /// Neither bound nor connected.
     New,
@@ -59,3 +62,76 @@ pub enum InetState {
         peer: Option<SocketAddr>,
     },
 }
+
+/// An address as it stands in a stream. bincode's own form has neither the scope, without which a link-local address
+/// cannot be bound, nor the flow.
+#[derive(Encode, Decode)]
+enum Addr {
+    V4 { ip: [u8; 4], port: u16 },
+    V6 { ip: [u8; 16], port: u16, flow: u32, scope: u32 },
+}
+
+impl From<SocketAddr> for Addr {
+    fn from(addr: SocketAddr) -> Self {
+        match addr {
+            SocketAddr::V4(v4) => Self::V4 { ip: v4.ip().octets(), port: v4.port() },
+            SocketAddr::V6(v6) => {
+                Self::V6 { ip: v6.ip().octets(), port: v6.port(), flow: v6.flowinfo(), scope: v6.scope_id() }
+            }
+        }
+    }
+}
+
+impl From<Addr> for SocketAddr {
+    fn from(addr: Addr) -> Self {
+        match addr {
+            Addr::V4 { ip, port } => SocketAddrV4::new(ip.into(), port).into(),
+            Addr::V6 { ip, port, flow, scope } => SocketAddrV6::new(ip.into(), port, flow, scope).into(),
+        }
+    }
+}
+
+/// [`InetState`] as it stands in a stream.
+#[derive(Encode, Decode)]
+enum State {
+    New,
+    Bound(Addr),
+    Listen { local: Addr, backlog: u32 },
+    ConnectedUdp { local: Addr, peer: Addr },
+    Closed { local: Option<Addr>, peer: Option<Addr> },
+}
+
+impl Encode for InetState {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        let state = match *self {
+            Self::New => State::New,
+            Self::Bound(local) => State::Bound(local.into()),
+            Self::Listen { local, backlog } => State::Listen { local: local.into(), backlog },
+            Self::ConnectedUdp { local, peer } => {
+                State::ConnectedUdp { local: local.into(), peer: peer.into() }
+            }
+            Self::Closed { local, peer } => {
+                State::Closed { local: local.map(Into::into), peer: peer.map(Into::into) }
+            }
+        };
+        state.encode(encoder)
+    }
+}
+
+impl<Context> Decode<Context> for InetState {
+    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        Ok(match State::decode(decoder)? {
+            State::New => Self::New,
+            State::Bound(local) => Self::Bound(local.into()),
+            State::Listen { local, backlog } => Self::Listen { local: local.into(), backlog },
+            State::ConnectedUdp { local, peer } => {
+                Self::ConnectedUdp { local: local.into(), peer: peer.into() }
+            }
+            State::Closed { local, peer } => {
+                Self::Closed { local: local.map(Into::into), peer: peer.map(Into::into) }
+            }
+        })
+    }
+}
+
+bincode::impl_borrow_decode!(InetState);

@@ -48,7 +48,7 @@ pub use regular::*;
 pub use round::*;
 pub use signal::*;
 pub use signalfd::*;
-pub use table::{PAGES, VERSION, record_name};
+pub use table::{PAGES, VERSION, record_name, record_version};
 pub use task::*;
 pub use thread::*;
 pub use timerfd::*;

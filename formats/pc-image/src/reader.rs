@@ -109,30 +109,31 @@ impl<R: Read> Reader<R> {
         let info = FrameInfo { offset: frame.offset, header: frame.header };
         self.last = Some(info);
         let (kind, version) = (frame.header.kind, frame.header.version);
-        let Some(name) = record_name(kind).filter(|_| version == VERSION) else {
-            return self.unknown(frame).map(|()| Step::Skipped);
-        };
+        let Some(name) = record_name(kind) else { return self.unknown(frame) };
         if frame.header.flags.contains(Flags::COMPRESSED) {
             return Err(ImageError::Unsupported(format!(
                 "at byte {}: a compressed {name} record, which this version does not know",
                 frame.offset
             )));
         }
-        if kind == END {
-            self.validator.end_segment().map_err(|what| grammar(info, what))?;
-            return Ok(Step::End);
-        }
         let malformed =
             |what| ImageError::Body { offset: info.offset, frame: info.header.number, record: name, what };
-        if kind == PAGES {
-            self.note(&info.header);
-            let pages = pages::decode(frame.payload).map_err(malformed)?;
-            self.validator.pages(&pages).map_err(|what| grammar(info, what))?;
-            return Ok(Step::Item(Item::Pages(pages)));
-        }
-        let record = Record::decode(kind, &frame.payload)
-            .unwrap_or_else(|| Err("no such record".to_owned()))
-            .map_err(malformed)?;
+        let record = match (kind, version) {
+            (END, 0) => {
+                self.validator.end_segment().map_err(|what| grammar(info, what))?;
+                return Ok(Step::End);
+            }
+            (PAGES, VERSION) => {
+                self.note(&info.header);
+                let pages = pages::decode(frame.payload).map_err(malformed)?;
+                self.validator.pages(&pages).map_err(|what| grammar(info, what))?;
+                return Ok(Step::Item(Item::Pages(pages)));
+            }
+            _ => match Record::decode(kind, version, &frame.payload) {
+                Some(record) => record.map_err(malformed)?,
+                None => return self.unknown(frame),
+            },
+        };
         self.frames.recycle(frame.payload);
         if let Record::Commit(commit) = &record {
             let digest: [u8; 32] = self.digest.clone().finalize().into();
@@ -150,7 +151,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// A type or version that this reader does not know.
-    fn unknown(&mut self, frame: Frame) -> Result<(), ImageError> {
+    fn unknown(&mut self, frame: Frame) -> Result<Step, ImageError> {
         let Header { kind, version, flags, .. } = frame.header;
         if !flags.contains(Flags::SKIPPABLE) {
             let name = record_name(kind).unwrap_or("unknown");
@@ -161,7 +162,7 @@ impl<R: Read> Reader<R> {
         }
         self.note(&frame.header);
         self.frames.recycle(frame.payload);
-        Ok(())
+        Ok(Step::Skipped)
     }
 }
 

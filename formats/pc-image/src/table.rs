@@ -5,15 +5,23 @@ use crate::record::Record;
 
 /// The frame type of page data, whose body is laid out by hand (see [`crate::Pages`]).
 pub const PAGES: u16 = 0x23;
-/// The version of every record while the format is not firm.
-pub const VERSION: u16 = 0;
+/// The version that a record has as long as its body is that of the first firm format, and that of [`PAGES`].
+pub const VERSION: u16 = 1;
 
+/// `number Name = version`, and behind it `[older version => type]` for each older version that is still read: `type` is
+/// the body as it was, and `From` makes today's record of it. To change a body: keep the struct as it is under another
+/// name, give the new one the next version, and list the old one here. Writers write the newest version only.
 macro_rules! table {
-    ($($number:literal $name:ident,)*) => {
+    ($($number:literal $name:ident = $version:literal $([$old:literal => $older:ty])*,)*) => {
         impl Record {
             /// The record's number: the type of its frame.
             pub fn number(&self) -> u16 {
                 match self { $(Self::$name(_) => $number,)* }
+            }
+
+            /// The version in which the record is written.
+            pub fn version(&self) -> u16 {
+                match self { $(Self::$name(_) => $version,)* }
             }
 
             /// The record's name, as the documentation has it.
@@ -26,11 +34,14 @@ macro_rules! table {
                 match self { $(Self::$name(body) => codec::encode(body),)* }
             }
 
-            /// A record from its number and body; `None` if the number is not in the table. An error says what is wrong
-            /// with the body.
-            pub fn decode(number: u16, body: &[u8]) -> Option<Result<Self, String>> {
-                match number {
-                    $($number => Some(codec::decode(body).map(Self::$name)),)*
+            /// A record from its number, version and body; `None` if nobody here knows that number or version. An error
+            /// says what is wrong with the body.
+            pub fn decode(number: u16, version: u16, body: &[u8]) -> Option<Result<Self, String>> {
+                match (number, version) {
+                    $(
+                        ($number, $version) => Some(codec::decode(body).map(Self::$name)),
+                        $(($number, $old) => Some(codec::decode_older::<$older, _>(body).map(Self::$name)),)*
+                    )*
                     _ => None,
                 }
             }
@@ -45,27 +56,37 @@ macro_rules! table {
                 _ => None,
             }
         }
+
+        /// The version in which frames of a type are written; `None` if nobody assigned it.
+        pub fn record_version(number: u16) -> Option<u16> {
+            match number {
+                $($number => Some($version),)*
+                PAGES => Some(VERSION),
+                pc_frame::END => Some(0),
+                _ => None,
+            }
+        }
     };
 }
 
 table! {
-    0x0001 Machine,
-    0x0002 RoundBegin,
-    0x0003 RoundEnd,
-    0x0010 Task,
-    0x0011 TaskGone,
-    0x0012 Space,
-    0x0013 SpaceGone,
-    0x0014 File,
-    0x0020 MapChange,
-    0x0021 Zap,
-    0x0022 ZeroPages,
-    0x0030 MmState,
-    0x0031 SigTable,
-    0x0032 TaskState,
-    0x0033 Thread,
-    0x0040 FdTable,
-    0x0041 OpenFile,
-    0x0070 Commit,
-    0x0071 Cancel,
+    0x0001 Machine = 1,
+    0x0002 RoundBegin = 1,
+    0x0003 RoundEnd = 1,
+    0x0010 Task = 1,
+    0x0011 TaskGone = 1,
+    0x0012 Space = 1,
+    0x0013 SpaceGone = 1,
+    0x0014 File = 1,
+    0x0020 MapChange = 1,
+    0x0021 Zap = 1,
+    0x0022 ZeroPages = 1,
+    0x0030 MmState = 1,
+    0x0031 SigTable = 1,
+    0x0032 TaskState = 1,
+    0x0033 Thread = 1,
+    0x0040 FdTable = 1,
+    0x0041 OpenFile = 1,
+    0x0070 Commit = 1,
+    0x0071 Cancel = 1,
 }

@@ -90,7 +90,7 @@ impl<W: Write> Sink for Writer<W> {
         let body = record
             .encode()
             .map_err(|what| ImageError::Caller(format!("{} record: {what}", record.name())))?;
-        let header = self.frames.frame(record.number(), VERSION, Flags::default(), &[&body])?;
+        let header = self.frames.frame(record.number(), record.version(), Flags::default(), &[&body])?;
         self.note(header);
         self.count(record);
         Ok(())

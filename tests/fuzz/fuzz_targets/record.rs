@@ -7,7 +7,11 @@ use pc_image::Record;
 fuzz_target!(|data: &[u8]| {
     let Some((number, body)) = data.split_first_chunk::<2>() else { return };
     let number = u16::from_le_bytes(*number);
-    let Some(Ok(record)) = Record::decode(number, body) else { return };
-    assert_eq!(record.number(), number);
-    assert_eq!(record.encode().as_deref(), Ok(body));
+    for version in 0..=pc_image::record_version(number).unwrap_or(0) {
+        let Some(Ok(record)) = Record::decode(number, version, body) else { continue };
+        assert_eq!(record.number(), number);
+        if record.version() == version {
+            assert_eq!(record.encode().as_deref(), Ok(body));
+        }
+    }
 });

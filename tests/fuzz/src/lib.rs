@@ -67,7 +67,8 @@ pub fn stream(mut pieces: &[u8]) -> Vec<u8> {
             pages(&mut writer, body);
             continue;
         }
-        let record = match Record::decode(number, body) {
+        let version = pc_image::record_version(number).unwrap_or(pc_image::VERSION);
+        let record = match Record::decode(number, version, body) {
             Some(Ok(Record::Commit(_))) => {
                 writer.commit().expect("a Vec takes everything");
                 continue;

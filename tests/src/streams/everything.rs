@@ -88,7 +88,7 @@ fn unix(state: UnixState) -> OpenFileKind {
 /// Every kind of open file.
 pub fn open_files() -> Vec<Record> {
     let local: SocketAddr = "127.0.0.1:80".parse().unwrap();
-    let peer: SocketAddr = "[::1]:81".parse().unwrap();
+    let peer: SocketAddr = "[fe80::1%3]:81".parse().unwrap();
     let kinds = vec![
         OpenFileKind::Regular(RegularFile { file: FileId(1), offset: 77 }),
         OpenFileKind::Pipe(PipeEnd { pipe: 1, capacity: 65536, content: vec![b"waiting".to_vec()] }),
