@@ -30,6 +30,15 @@ bench *args:
     cargo build --release --locked -p pc-dump -p pc-restore -p pc-tests
     ${CARGO_TARGET_DIR:-target}/release/bench {{args}}
 
+# Measure the formats: frames, checksums, zero pages, records, on one core
+bench-formats:
+    cargo build --release --locked -p pc-tests --bin bench-formats
+    ${CARGO_TARGET_DIR:-target}/release/bench-formats
+
+# Attack the formats: each fuzz target, or those named, for SECONDS (needs cargo-fuzz, a nightly compiler and zstd)
+fuzz seconds="900" *targets:
+    ./tests/fuzz/run {{seconds}} {{targets}}
+
 # Put tools, manual pages and completions under PREFIX
 install prefix="/usr/local": build
     #!/usr/bin/env bash
@@ -43,3 +52,4 @@ install prefix="/usr/local": build
     for page in man/*.[157]; do
         install -D -m 644 "$page" "{{prefix}}/share/man/man${page##*.}/${page##*/}"
     done
+    install -D -m 644 share/pc-tools.magic "{{prefix}}/share/misc/pc-tools.magic"

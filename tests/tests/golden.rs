@@ -34,11 +34,64 @@ fn the_golden_streams_are_what_is_written() {
     }
 }
 
+fn streams_in(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        match path.extension() {
+            _ if path.is_dir() => streams_in(&path, into),
+            Some(extension) if extension == "pcs" => into.push(path),
+            _ => {}
+        }
+    }
+}
+
+/// Before a record gets another version, the golden streams are copied to a folder of their own (tests/golden/1, …),
+/// where they stay for as long as that version is read.
+#[test]
+fn every_stream_that_was_ever_kept_is_still_read() {
+    let mut all = Vec::new();
+    streams_in(&folder(), &mut all);
+    assert!(all.len() >= golden().len());
+    for path in all {
+        let bytes = fs::read(&path).expect("a file");
+        let items = read(&bytes).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
+        assert!(!items.is_empty(), "{}", path.display());
+    }
+}
+
 /// A record as the fuzz targets take it: its number and its body.
 fn piece(item: &Item) -> (u16, Vec<u8>) {
     match item {
         Item::Record(record) => (record.number(), record.encode().expect("it was read before")),
         Item::Pages(pages) => (PAGES, [&pages.payload[..4], &pages.payload[8..pages.data_offset]].concat()),
+    }
+}
+
+#[test]
+fn the_seeds_of_the_hand_over_hold_every_message() {
+    use pc_ctl::{Clocks, Encoder, Message, PROTOCOL};
+    let text = || "why".to_owned();
+    let hello = Message::Hello {
+        lowest: PROTOCOL,
+        highest: PROTOCOL,
+        clocks: Clocks { realtime: 1, monotonic: 2, boottime: 3 },
+        producer: "pc-restore 0".into(),
+    };
+    let accepted = Message::Accepted { stream_id: [7; 16] };
+    let begun = [hello, accepted, Message::RoundApplied { round: 0, bytes: 4096 }, Message::Alive];
+    let ends = [
+        vec![Message::Ready, Message::Running { pid: 100 }],
+        vec![Message::Ready, Message::Failed { reason: text() }],
+        vec![Message::Cancelled { reason: text() }],
+        vec![Message::Refused { reason: text() }],
+    ];
+    for (i, end) in ends.iter().enumerate() {
+        let mut encoder = Encoder::new([3; 16]);
+        let messages = || begun.iter().chain(end);
+        let mut bytes: Vec<u8> = messages().flat_map(|message| encoder.message(message)).collect();
+        bytes.extend(encoder.end());
+        assert_eq!(pc_ctl::decode(&bytes).expect("good messages"), messages().cloned().collect::<Vec<_>>());
+        check(&seeds("ctl").join(i.to_string()), &bytes);
     }
 }
 

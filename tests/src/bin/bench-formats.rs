@@ -32,7 +32,7 @@ fn run() -> anyhow::Result<ExitCode> {
     let image = image(&data)?;
     let size = frames.len() as f64;
     rate("encode frames with page data", size, || encode(&data));
-    rate("decode frames with page data, from memory", size, || decode_frames(&frames));
+    rate("decode frames with page data, from memory", size, || decode_frames(frames.as_slice()));
     let from_file = Scratch::new(&frames)?;
     rate("decode frames with page data, from a file", size, || decode_frames(from_file.open()));
     rate("read records with page data, from memory", image.len() as f64, || decode_image(&image));
