@@ -15,7 +15,7 @@ test:
 lint:
     cargo fmt --check
     cargo clippy --workspace --all-targets --locked -- -D warnings
-    shellcheck examples/quickstart examples/checkpoint examples/migrate-*
+    shellcheck examples/quickstart examples/checkpoint examples/migrate-* tests/fuzz/run
 
 # Licences and advisories of what we depend on (needs cargo-deny)
 deny:

@@ -112,6 +112,7 @@ fn it_reads_a_fresh_dump() {
 /// The structures that a text describes, each in one line, by name.
 fn schema<'a>(lines: impl Iterator<Item = &'a str>) -> std::collections::BTreeMap<String, String> {
     let mut found: Vec<Vec<&str>> = Vec::new();
+    let mut open = false;
     for line in lines {
         let mut words = line.split_whitespace().peekable();
         words.next_if(|word| word.starts_with("0x"));
@@ -120,9 +121,12 @@ fn schema<'a>(lines: impl Iterator<Item = &'a str>) -> std::collections::BTreeMa
             name.len() + 1 == word.len() && name.chars().all(char::is_alphanumeric)
         });
         match found.last_mut() {
-            _ if is_head && !line.starts_with(' ') => found.push(words.collect()),
-            Some(last) if line.starts_with(' ') => last.extend(words),
-            _ => {}
+            _ if is_head && !line.starts_with(' ') => {
+                found.push(words.collect());
+                open = true;
+            }
+            Some(last) if open && line.starts_with(' ') => last.extend(words),
+            _ => open = false,
         }
     }
     found.iter().map(|words| (words[0].to_owned(), words[1..].join(" "))).collect()
@@ -135,7 +139,7 @@ fn the_manual_page_describes_the_records_as_the_script_reads_them() {
     for line in page.split_once(".SH RECORDS").expect("the records").1.lines() {
         match line {
             ".nf" => inside = true,
-            ".fi" => inside = false,
+            ".fi" => (inside, _) = (false, lines.push("")),
             line if inside => lines.push(line),
             _ => {}
         }

@@ -280,6 +280,36 @@ fn a_bomb_is_exit_3_with_little_memory() {
 }
 
 #[test]
+fn a_stream_of_any_size_is_read_from_a_pipe_in_little_memory() {
+    use pc_image::{PageRun, Record, RoundBegin, RoundEnd, Sink, Space, SpaceId, SpaceKind, Writer};
+    use pc_tests::streams::everything::{clocks, machine};
+    let mut tool = Command::new("sh");
+    let tool =
+        tool.args(["-c", "ulimit -v 65536 && exec \"$0\" --search-text needle"]).arg(program("pc-show"));
+    let mut tool = tool.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the tool runs");
+    let mut writer = Writer::new(tool.stdin.take().expect("a pipe"), [5; 16]).expect("a preamble");
+    let mut put = |record: Record| writer.record(&record).expect("it is read");
+    put(Record::Machine(machine()));
+    put(Record::RoundBegin(RoundBegin { number: 0, last: false, clocks: clocks(0) }));
+    put(Record::Space(Space { id: SpaceId(0), kind: SpaceKind::Mm }));
+    // A gibibyte of pages.
+    let mut data = vec![b'x'; 1 << 20];
+    for i in 0..1024_u64 {
+        if i == 1023 {
+            data[4090..4096].copy_from_slice(b"needle");
+        }
+        writer.pages(SpaceId(0), &[PageRun { addr: i << 20, pages: 256 }], &[&data]).expect("it is read");
+    }
+    let counts = writer.round_counts();
+    writer.record(&Record::RoundEnd(RoundEnd { number: 0, counts })).expect("it is read");
+    writer.record(&Record::Cancel(pc_image::Cancel { reason: "enough".into() })).expect("it is read");
+    drop(writer.finish().expect("it is read"));
+    let output = tool.wait_with_output().expect("the tool ends");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output), "space 0 0x00003ff00ffa round 0\n");
+}
+
+#[test]
 fn a_compressed_stream_is_shown_and_its_cut_or_damage_noticed() {
     let path = folder().join("everything.pcs");
     let squeezed = Command::new("zstd").arg("-qc").arg(&path).output().expect("zstd").stdout;

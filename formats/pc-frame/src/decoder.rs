@@ -1,7 +1,7 @@
 //! The decoder without input of its own.
 
 use crate::error::{FormatError, FrameError};
-use crate::{END, FORMAT_VERSION, HEADER_LEN, Header, PREAMBLE_LEN, Preamble, crc32c};
+use crate::{END, FORMAT_VERSION, HEADER_LEN, Header, PREAMBLE_LEN, Preamble};
 
 /// Limits on what is taken from a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub struct Decoder {
     payload: Vec<u8>,
     /// How much of either is there.
     filled: usize,
+    /// CRC of what is there of a payload: taken while the bytes are still in the cache.
+    crc: u32,
     /// Bytes taken so far.
     offset: u64,
     /// Where the current preamble or frame began.
@@ -82,6 +84,7 @@ impl Decoder {
             head: [0; PREAMBLE_LEN],
             payload: Vec::new(),
             filled: 0,
+            crc: 0,
             offset: 0,
             start: 0,
             next_number: 0,
@@ -106,6 +109,9 @@ impl Decoder {
         let space = self.space().len();
         if n > space {
             return Err(FrameError::Caller("more bytes than there was space for"));
+        }
+        if let State::Payload(_) = self.state {
+            self.crc = crc32c::crc32c_append(self.crc, &self.payload[self.filled..self.filled + n]);
         }
         self.filled += n;
         self.offset += n as u64;
@@ -228,7 +234,7 @@ impl Decoder {
     }
 
     fn complete_payload(&mut self, header: Header) -> Result<Event, FrameError> {
-        if crc32c(&self.payload) != header.payload_crc {
+        if std::mem::take(&mut self.crc) != header.payload_crc {
             return Err(self.format(FormatError::PayloadChecksum));
         }
         let frame = Frame { header, payload: std::mem::take(&mut self.payload), offset: self.start };

@@ -18,9 +18,9 @@ const PAGE: usize = PAGE_SIZE as usize;
 /// Bytes of page data in a record, as pc-dump has it.
 const RECORD: usize = 1 << 20;
 /// Records in a stream: more than any cache holds.
-const RECORDS: usize = 256;
+const RECORDS: usize = 64;
 /// Each figure is the best of this many.
-const TRIES: usize = 7;
+const TRIES: usize = 40;
 
 fn main() -> ExitCode {
     pc_cli::main("bench-formats", run)

@@ -67,7 +67,7 @@ pub fn plan(source: &mut dyn Source) -> Result<u64, RebuildError> {
         .try_for_each(|&(start, end)| memory::pieces(&engine.image, start, end).map(drop))?;
     let mut pages = 0;
     for record in kept.into_records(space, RECORD) {
-        memory::split(&engine.image, &record.runs, record.data().len())?;
+        memory::split(&engine.image, &record.runs, record.data().len(), |_| false)?;
         pages += record.runs.iter().map(|run| run.pages).sum::<u64>();
     }
     Ok(pages)
