@@ -38,13 +38,17 @@ bench-formats:
 # Attack the formats: each fuzz target, or those named, for SECONDS (needs cargo-fuzz, a nightly compiler and zstd)
 fuzz seconds="900" *targets:
     ./tests/fuzz/run {{seconds}} {{targets}}
+# Throughput of pc-send and pc-recv on the loopback next to socat, nc and ssh (`--help` for choices)
+bench-links *args:
+    cargo build --release --locked -p pc-send -p pc-recv
+    ./tests/bench-links --tools ${CARGO_TARGET_DIR:-target}/release {{args}}
 
 # Put tools, manual pages and completions under PREFIX
 install prefix="/usr/local": build
     #!/usr/bin/env bash
     set -euo pipefail
     built=${CARGO_TARGET_DIR:-target}/release
-    for tool in pc-dump pc-restore pc-show; do
+    for tool in pc-dump pc-restore pc-send pc-recv pc-show; do
         install -D "$built/$tool" "{{prefix}}/bin/$tool"
         install -d "{{prefix}}/share/bash-completion/completions"
         "$built/$tool" --completions bash > "{{prefix}}/share/bash-completion/completions/$tool"

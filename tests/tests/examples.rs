@@ -1,4 +1,4 @@
-//! Every example is run as people would run it. Needs root, bash, zstd, make and redis-server.
+//! Every example is run as people would run it. Needs root, bash, zstd, make, nc, socat, pv, mbuffer and redis-server.
 
 #![forbid(unsafe_code)]
 
@@ -161,6 +161,58 @@ fn migrations_move_and_end_the_original() {
         scene.original_is_gone();
         scene.copy_runs_by_pidfile("pid");
     }
+}
+
+/// A port of the loopback that nobody listened on a moment ago.
+fn free_port() -> String {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    socket.local_addr().expect("an address").port().to_string()
+}
+
+#[test]
+fn migrations_through_netcat_socat_and_filters_move_and_end_the_original() {
+    for (via, filter) in [("nc", "cat"), ("socat", "pv -q"), ("nc", "mbuffer -q -m 8M")] {
+        let mut scene = Scene::new();
+        let restore = format!("--new-pid-ns --pidfile {}", scene.path("pid"));
+        let variables = [("ON_HOST", "sh -c"), ("RESTORE", &restore), ("VIA", via), ("FILTER", filter)];
+        let args = [&scene.pid().to_string(), "127.0.0.1", &free_port()];
+        ok(&run("examples/migrate-netcat", &args, &variables));
+        scene.original_is_gone();
+        scene.copy_runs_by_pidfile("pid");
+    }
+}
+
+#[test]
+fn migrate_send_moves_over_an_authenticated_link() {
+    let mut scene = Scene::new();
+    let (key, port) = (scene.path("key"), free_port());
+    ok(&run(&tools().join("pc-recv").display().to_string(), &["--new-key", &key], &[]));
+    let restore = format!("--new-pid-ns --pidfile {}", scene.path("pid"));
+    let listen = format!("127.0.0.1:{port}");
+    let variables = [
+        ("ON_HOST", "sh -c"),
+        ("RESTORE", &restore),
+        ("LISTEN", &listen),
+        ("SEND", "--streams 3 --compress"),
+    ];
+    ok(&run("examples/migrate-send", &[&scene.pid().to_string(), "127.0.0.1", &port, &key], &variables));
+    scene.original_is_gone();
+    scene.copy_runs_by_pidfile("pid");
+}
+
+#[test]
+fn migrate_send_ends_nothing_when_the_destination_fails() {
+    let scene = Scene::new();
+    let (key, port) = (scene.path("key"), free_port());
+    ok(&run(&tools().join("pc-recv").display().to_string(), &["--new-key", &key], &[]));
+    let listen = format!("127.0.0.1:{port}");
+    // An option that pc-restore does not have: it ends with 2, and so does the script.
+    let variables = [("ON_HOST", "sh -c"), ("RESTORE", "--no-such-option"), ("LISTEN", &listen)];
+    let args = [&scene.pid().to_string(), "127.0.0.1", &port, &key];
+    let output = run("examples/migrate-send", &args, &variables);
+    assert!(!output.status.success());
+    assert_eq!(comm(scene.pid()).as_deref(), Some("sleep"));
+    assert_ne!(state(scene.pid()), Some('Z'));
 }
 
 #[test]

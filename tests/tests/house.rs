@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which crates of the workspace each crate may use.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("pc-frame", &[]),
     ("pc-image", &["pc-frame"]),
     ("pc-ctl", &["pc-frame"]),
@@ -17,6 +17,9 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("pc-trace", &["pc-sys"]),
     ("pc-track", &["pc-sys", "pc-trace"]),
     ("pc-cli", &[]),
+    ("pc-link", &[]),
+    ("pc-send", &["pc-link", "pc-cli"]),
+    ("pc-recv", &["pc-link", "pc-cli"]),
     ("pc-capture", &["pc-sys", "pc-trace", "pc-track", "pc-image"]),
     ("pc-rebuild", &["pc-sys", "pc-trace", "pc-image"]),
     ("pc-dump", &["pc-capture", "pc-image", "pc-frame", "pc-cli"]),

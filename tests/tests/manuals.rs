@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const TOOLS: [&str; 3] = ["pc-dump", "pc-restore", "pc-show"];
+const TOOLS: [&str; 5] = ["pc-dump", "pc-restore", "pc-send", "pc-recv", "pc-show"];
 
 /// Where the tools were built: beside the folder of this test.
 fn tool(name: &str) -> PathBuf {

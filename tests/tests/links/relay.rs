@@ -1,0 +1,141 @@
+//! A relay between two ends of a connection, with faults.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// Each of the first connections is cut in both directions when so many bytes have gone one way.
+    CutEach { after: usize, times: u32 },
+    /// A connection passes nothing on any more after so many bytes; it stays open.
+    Stall { connection: u32, after: usize },
+    /// A bit of the forward byte at this place is turned over.
+    Flip { at: usize },
+}
+
+/// The relay; it lets nobody in any more when dropped.
+pub struct Relay {
+    /// Where to connect to.
+    pub addr: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    to: String,
+    fault: Fault,
+    closed: AtomicBool,
+    connections: AtomicU32,
+    cuts: AtomicU32,
+    recorded: Mutex<Vec<u8>>,
+    sockets: Mutex<Vec<TcpStream>>,
+}
+
+impl Relay {
+    pub fn start(to: &str, fault: Fault) -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let addr = listener.local_addr().expect("an address").to_string();
+        let shared = Arc::new(Shared {
+            to: to.to_owned(),
+            fault,
+            closed: AtomicBool::new(false),
+            connections: AtomicU32::new(0),
+            cuts: AtomicU32::new(0),
+            recorded: Mutex::default(),
+            sockets: Mutex::default(),
+        });
+        let own = shared.clone();
+        thread::spawn(move || {
+            for socket in listener.incoming() {
+                let Ok(socket) = socket else { continue };
+                if own.closed.load(Ordering::SeqCst) {
+                    return;
+                }
+                join(&own, socket);
+            }
+        });
+        Relay { addr, shared }
+    }
+
+    /// What the first connection's connecting side has sent.
+    pub fn recorded(&self) -> Vec<u8> {
+        self.shared.recorded.lock().expect("not poisoned").clone()
+    }
+
+    pub fn cuts(&self) -> u32 {
+        self.shared.cuts.load(Ordering::SeqCst)
+    }
+
+    /// Cuts everything and lets nobody in any more.
+    pub fn close(&self) {
+        if self.shared.closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let _ = TcpStream::connect(&self.addr);
+        for socket in self.shared.sockets.lock().expect("not poisoned").iter() {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn join(shared: &Arc<Shared>, near: TcpStream) {
+    let number = shared.connections.fetch_add(1, Ordering::SeqCst);
+    let Ok(far) = TcpStream::connect(&shared.to) else { return };
+    let clone = |socket: &TcpStream| socket.try_clone().expect("a descriptor");
+    shared.sockets.lock().expect("not poisoned").extend([clone(&near), clone(&far)]);
+    for (from, to, forward) in [(clone(&near), clone(&far), true), (far, near, false)] {
+        let shared = shared.clone();
+        thread::spawn(move || pass(&shared, number, from, to, forward));
+    }
+}
+
+fn pass(shared: &Shared, number: u32, mut from: TcpStream, mut to: TcpStream, forward: bool) {
+    let mut bytes = vec![0; 65_536];
+    let mut done = 0;
+    loop {
+        let n = match from.read(&mut bytes) {
+            Ok(0) | Err(_) => {
+                let _ = to.shutdown(Shutdown::Write);
+                return;
+            }
+            Ok(n) => n,
+        };
+        if forward && number == 0 {
+            shared.recorded.lock().expect("not poisoned").extend_from_slice(&bytes[..n]);
+        }
+        match shared.fault {
+            Fault::CutEach { after, times } if number < times && done + n > after => {
+                shared.cuts.fetch_add(1, Ordering::SeqCst);
+                let _ = to.write_all(&bytes[..n / 2]);
+                let _ = from.shutdown(Shutdown::Both);
+                let _ = to.shutdown(Shutdown::Both);
+                return;
+            }
+            Fault::Stall { connection, after } if number == connection && done + n > after => {
+                while !shared.closed.load(Ordering::SeqCst) {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                return;
+            }
+            Fault::Flip { at } if forward && (done..done + n).contains(&at) => bytes[at - done] ^= 0x10,
+            _ => {}
+        }
+        done += n;
+        if to.write_all(&bytes[..n]).is_err() {
+            let _ = from.shutdown(Shutdown::Both);
+            return;
+        }
+    }
+}
