@@ -32,12 +32,18 @@ pub(crate) fn ready(
     addr::prepare(&socket, limit).map_err(failed)?;
     let socket = Arc::new(socket);
     let noise = noise.map(Arc::new);
-    let opener =
-        noise.clone().map(|noise| Opener { noise, nonce: 0, buf: Vec::new(), at: 0, plain: Vec::new() });
+    let opener = noise.clone().map(|noise| Opener {
+        noise,
+        nonce: 0,
+        buf: vec![0; CHUNK],
+        at: 0,
+        end: 0,
+        plain: Vec::new(),
+    });
     Ok(Conn {
         reader: Reader { socket: socket.clone(), opener },
         writer: Writer {
-            sealer: noise.map(|noise| Sealer { noise, nonce: 0, out: Vec::new() }),
+            sealer: noise.map(|noise| Sealer { noise, nonce: 0, out: Vec::new(), len: 0 }),
             socket: socket.clone(),
             bytes: 0,
         },
@@ -59,9 +65,10 @@ pub(crate) struct Reader {
 struct Opener {
     noise: Arc<StatelessTransportState>,
     nonce: u64,
-    /// Bytes from the socket, of which those before `at` are used.
+    /// Bytes from the socket: those from `at` to `end` are still to be used.
     buf: Vec<u8>,
     at: usize,
+    end: usize,
     /// What of an opened message nobody asked for yet.
     plain: Vec<u8>,
 }
@@ -193,18 +200,13 @@ impl Opener {
 
     /// Reads until `n` bytes are at hand; false if the connection ends right before them.
     fn have(&mut self, socket: &Socket, n: usize) -> Result<bool, LinkError> {
-        while self.buf.len() - self.at < n {
-            self.buf.drain(..self.at);
-            self.at = 0;
-            let old = self.buf.len();
-            self.buf.resize(CHUNK, 0);
-            let got = read(socket, &mut self.buf[old..]);
-            self.buf.truncate(old + *got.as_ref().unwrap_or(&0));
-            if got? == 0 {
-                return match old {
-                    0 => Ok(false),
-                    _ => Err(LinkError::Lost("it was closed in the middle".into())),
-                };
+        while self.end - self.at < n {
+            self.buf.copy_within(self.at..self.end, 0);
+            (self.at, self.end) = (0, self.end - self.at);
+            match read(socket, &mut self.buf[self.end..])? {
+                0 if self.end == 0 => return Ok(false),
+                0 => return Err(LinkError::Lost("it was closed in the middle".into())),
+                got => self.end += got,
             }
         }
         Ok(true)
@@ -222,7 +224,9 @@ pub(crate) struct Writer {
 struct Sealer {
     noise: Arc<StatelessTransportState>,
     nonce: u64,
+    /// Sealed messages, to be written at once: `len` bytes.
     out: Vec<u8>,
+    len: usize,
 }
 
 impl Writer {
@@ -235,10 +239,10 @@ impl Writer {
                 self.bytes += write(&self.socket, &header.encode(), payload)?;
             }
             Some(sealer) => {
-                sealer.out.clear();
+                sealer.len = 0;
                 sealer.seal(&header.encode())?;
                 sealer.seal(payload)?;
-                self.bytes += write(&self.socket, &sealer.out, &[])?;
+                self.bytes += write(&self.socket, &sealer.out[..sealer.len], &[])?;
             }
         }
         Ok(())
@@ -248,11 +252,14 @@ impl Writer {
 impl Sealer {
     fn seal(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
         for piece in bytes.chunks(SEAL_MAX) {
-            let (at, len) = (self.out.len(), piece.len() + TAG);
-            self.out.extend_from_slice(&(len as u16).to_be_bytes());
-            self.out.resize(at + 2 + len, 0);
-            self.noise.write_message(self.nonce, piece, &mut self.out[at + 2..]).map_err(internal)?;
+            let (at, len) = (self.len + 2, piece.len() + TAG);
+            // It only ever grows: what is in it is overwritten.
+            self.out.resize(self.out.len().max(at + len), 0);
+            self.out[self.len..at].copy_from_slice(&(len as u16).to_be_bytes());
+            let out = &mut self.out[at..at + len];
+            self.noise.write_message(self.nonce, piece, out).map_err(internal)?;
             self.nonce += 1;
+            self.len = at + len;
         }
         Ok(())
     }
