@@ -214,7 +214,14 @@ impl Hub {
                 session.attach(index, conn);
                 Ok(())
             }
-            Err(why) => refuse(&mut conn, &why),
+            Err(why) => {
+                let refused = refuse(&mut conn, &why);
+                // There was one transfer to take, and its command could not be started: the sender knows now.
+                if self.most.is_none() && self.lock().result.is_some() {
+                    self.over.set();
+                }
+                refused
+            }
         }
     }
 
@@ -243,7 +250,6 @@ impl Hub {
         let ends = (self.ends)().map_err(|error| {
             if self.most.is_none() {
                 table.result = Some(Err(error.clone().into()));
-                self.over.set();
             }
             error.to_string()
         })?;
