@@ -14,7 +14,7 @@ use pc_link::Addr;
 #[derive(Debug, Parser)]
 #[command(name = "pc-recv", version)]
 pub struct Args {
-    /// Where to listen: [HOST]:PORT, [IPV6]:PORT, unix:PATH or vsock:CID:PORT
+    /// Where to listen: HOST:PORT or :PORT (IPv6 in brackets), unix:PATH or vsock:CID:PORT
     #[arg(value_name = "ADDR", required_unless_present_any = ["new_key", "completions"])]
     pub addr: Option<Addr>,
     /// Start this command for a transfer and join its input and output to the link

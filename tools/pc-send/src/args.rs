@@ -15,7 +15,7 @@ use pc_link::Addr;
 #[derive(Debug, Parser)]
 #[command(name = "pc-send", version)]
 pub struct Args {
-    /// Where pc-recv listens: HOST:PORT, [IPV6]:PORT, unix:PATH or vsock:CID:PORT
+    /// Where pc-recv listens: HOST:PORT (IPv6 in brackets), unix:PATH or vsock:CID:PORT
     #[arg(value_name = "ADDR")]
     pub addr: Addr,
     /// Start this command and join its output and input to the link
