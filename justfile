@@ -38,6 +38,7 @@ bench-formats:
 # Attack the formats: each fuzz target, or those named, for SECONDS (needs cargo-fuzz, a nightly compiler and zstd)
 fuzz seconds="900" *targets:
     ./tests/fuzz/run {{seconds}} {{targets}}
+
 # Throughput of pc-send and pc-recv on the loopback next to socat, nc and ssh (`--help` for choices)
 bench-links *args:
     cargo build --release --locked -p pc-send -p pc-recv
