@@ -18,6 +18,9 @@ pub(crate) type Known = HashMap<u64, (Area, Smaps)>;
 /// A process with less memory has its smaps read while it is stopped, too (9 ms a GiB).
 const CHEAP: u64 = 32 << 20;
 
+/// Of mappings it has this many at the most (4 µs a mapping).
+const FEW: usize = 500;
+
 /// Reads smaps, which takes time in proportion to the resident memory.
 pub(crate) fn read_known(pid: i32) -> Result<Known> {
     let text = std::fs::read(format!("/proc/{pid}/smaps")).of(pid, "reading its smaps")?;
@@ -49,7 +52,7 @@ pub(crate) fn read_running(pid: i32, known: &mut Known) -> Result<Vec<Area>> {
 /// they grew or shrank, is taken from there, unless reading it again costs next to nothing.
 pub(crate) fn read_standing(pid: i32, known: &mut Known, memory: u64) -> Result<Vec<Area>> {
     let areas = read_maps(pid)?;
-    if memory < CHEAP {
+    if memory < CHEAP && areas.len() < FEW {
         *known = read_known(pid)?;
         return Ok(areas);
     }

@@ -62,6 +62,7 @@ impl<'a> Session<'a> {
         let machine = machine::machine(pid, vdso, target.status.anonymous)?;
         let mut sink = Paced { inner: sink, pace: Pace::new(Instant::now()) };
         sink.record(&Record::Machine(machine))?;
+        sink.flush()?; // its clock readings are worth the more, the sooner they arrive
         Ok(Self {
             target,
             settings: *settings,

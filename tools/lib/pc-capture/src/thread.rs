@@ -1,5 +1,7 @@
 //! Threads: registers and all that the kernel keeps for each.
 
+use std::sync::OnceLock;
+
 use pc_image::{AltStack, Creds, Regs, Rseq, Sched, Seccomp, SeccompFilter, TaskId, Thread};
 use pc_sys::sched;
 use pc_trace::{Tid, Tracees, xstate};
@@ -80,10 +82,17 @@ fn scheduling(tid: Tid, told: &ThreadTold) -> Result<Sched> {
 /// Empty if the thread may run on every CPU that is there.
 fn affinity(tid: Tid) -> Result<Vec<u8>> {
     let mask = sched::sched_getaffinity(tid).of(tid, "reading its CPU affinity")?;
-    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
-    let all = parse_cpus(&online);
-    let may = |cpu: usize| mask.get(cpu / 8).is_some_and(|byte| byte & (1 << (cpu % 8)) != 0);
-    Ok(if !all.is_empty() && all.into_iter().all(may) { Vec::new() } else { mask })
+    let all = online_cpus();
+    let may = |cpu: &usize| mask.get(cpu / 8).is_some_and(|byte| byte & (1 << (cpu % 8)) != 0);
+    Ok(if !all.is_empty() && all.iter().all(may) { Vec::new() } else { mask })
+}
+
+/// Read once: asking for each of many threads would keep the process standing.
+fn online_cpus() -> &'static [usize] {
+    static ONLINE: OnceLock<Vec<usize>> = OnceLock::new();
+    ONLINE.get_or_init(|| {
+        parse_cpus(&std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default())
+    })
 }
 
 /// `0-3,5`

@@ -87,6 +87,7 @@ struct Engine<'a> {
     husk: Option<(Newborn, Memory)>,
     kept: Kept,
     keeping: bool,
+    last_round: bool,
     pages: u64,
     times: Times,
 }
@@ -98,6 +99,7 @@ impl<'a> Engine<'a> {
             image: Image::default(),
             husk: None,
             kept: Kept::default(),
+            last_round: false,
             keeping: settings.no_pipeline || settings.start_round > 0,
             pages: 0,
             times: Times::default(),
@@ -105,6 +107,11 @@ impl<'a> Engine<'a> {
     }
 
     fn take(&mut self, item: Item) -> Result<(), RebuildError> {
+        if let Item::Record(record) = &item
+            && let Record::RoundBegin(round) = record.as_ref()
+        {
+            self.last_round = round.last;
+        }
         let record = match item {
             Item::Pages(pages) => return self.take_pages(pages),
             Item::Record(record) => *record,
@@ -124,6 +131,7 @@ impl<'a> Engine<'a> {
                 if let Some((_, memory)) = &mut self.husk {
                     memory.round_done()?;
                 }
+                self.follow_threads()?;
             }
             Record::MapChange(change) => self.change(change)?,
             Record::Zap(zap) => {
@@ -182,6 +190,17 @@ impl<'a> Engine<'a> {
             Some((newborn, memory)) => memory.change(newborn, &self.image, change),
             None => Ok(()),
         }
+    }
+
+    /// Threads are made while the original runs; those of the stop are made right at the end.
+    fn follow_threads(&mut self) -> Result<(), RebuildError> {
+        let Some((newborn, _)) = &mut self.husk else { return Ok(()) };
+        if self.last_round {
+            return Ok(());
+        }
+        let task = self.image.task()?;
+        settle_clocks(newborn, &self.image)?;
+        thread::follow(&mut newborn.husk, task.pid, &task.tids).map(drop)
     }
 
     fn take_pages(&mut self, pages: Pages) -> Result<(), RebuildError> {
@@ -268,6 +287,21 @@ impl<'a> Engine<'a> {
     }
 }
 
+/// Has the clocks of a husk that has one thread go on from where they were, as far as the readings tell.
+fn settle_clocks(newborn: &mut Newborn, image: &Image) -> Result<(), RebuildError> {
+    if newborn.clocks.is_some() {
+        return Ok(());
+    }
+    let own = clocks::own_offsets();
+    let needed = clocks::needed(&image.machine()?.boot_id, &clocks::boot_id(), own, &image.clocks);
+    if let Some(offsets) = needed {
+        let namespace = clocks::make_namespace(offsets)?;
+        task::enter_time(newborn, &namespace)?;
+    }
+    newborn.clocks = Some(needed.unwrap_or_default());
+    Ok(())
+}
+
 /// Builds all that is not memory.
 struct Finisher<'a> {
     image: &'a Image,
@@ -292,7 +326,7 @@ impl Finisher<'_> {
         }
         let mut lap = Lap(Instant::now());
         task::session(self.newborn, task, self.settings, notices)?;
-        let wait = self.enter_time()?;
+        settle_clocks(self.newborn, image)?;
         task::surroundings(self.newborn, image, state)?;
         task::mm(self.newborn, image, mm)?;
         memory::guard(self.newborn, image, &mm.guards)?;
@@ -304,8 +338,9 @@ impl Finisher<'_> {
         openfile::finish(self.newborn, image, table)?;
         times.descriptors = lap.take();
         signal::actions(&mut self.newborn.husk, sigs)?;
-        let tids = thread::make(&mut self.newborn.husk, task.pid, &image.threads)?;
-        thread::equip(&mut self.newborn.husk, &tids, &image.threads)?;
+        let wanted: Vec<u32> = image.threads.keys().copied().collect();
+        let tids = thread::follow(&mut self.newborn.husk, task.pid, &wanted)?;
+        thread::equip(&mut self.newborn.husk, &tids, &image.threads, state.personality)?;
         task::timers(&mut self.newborn.husk, state)?;
         self.pending(&tids, task.pid)?;
         task::limits(&mut self.newborn.husk, state, notices)?;
@@ -315,26 +350,18 @@ impl Finisher<'_> {
         thread::registers(&mut self.newborn.husk, &tids, &image.threads)?;
         self.newborn.husk.unmap_scratch(self.newborn.vdso).what("leaving the process")?;
         self.urgent(&tids)?;
-        if let Some(time) = wait {
+        if let Some(time) = self.clocks_behind()? {
             std::thread::sleep(time);
         }
         times.threads = lap.take();
         Ok(later)
     }
 
-    /// Lets the clocks go on. Gives how long to wait so that none goes back.
-    fn enter_time(&mut self) -> Result<Option<Duration>, RebuildError> {
-        let machine = self.image.machine()?;
-        let own = clocks::own_offsets();
-        let readings = &self.image.clocks;
-        let needed = clocks::needed(&machine.boot_id, &clocks::boot_id(), own, readings);
-        if let Some(offsets) = needed {
-            let namespace = clocks::make_namespace(offsets)?;
-            task::enter_time(self.newborn, &namespace)?;
-        }
-        let offsets = needed.unwrap_or_default();
+    /// How long to wait so that no clock goes back.
+    fn clocks_behind(&mut self) -> Result<Option<Duration>, RebuildError> {
+        let offsets = self.newborn.clocks.unwrap_or_default();
         let now = clocks::Reading::now()?;
-        let behind = readings.iter().map(|(there, _)| {
+        let behind = self.image.clocks.iter().map(|(there, _)| {
             let monotonic = there.monotonic - (now.monotonic + offsets.monotonic);
             monotonic.max(there.boottime - (now.boottime + offsets.boottime))
         });

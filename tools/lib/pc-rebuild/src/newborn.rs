@@ -10,6 +10,7 @@ use pc_image::{Backing, Vma};
 use pc_sys::birth::{Birth, HUSK_SOCKET, fork_husk, fork_init};
 use pc_trace::{Call, Husk, Scratch};
 
+use crate::clocks::Offsets;
 use crate::error::{Context, RebuildError};
 use crate::layout::{KERNEL_MAPS, KernelMaps, TASK_SIZE, find_hole, own_mappings};
 use crate::settings::Settings;
@@ -33,6 +34,8 @@ pub struct Newborn {
     pub reserved: (u64, u64),
     /// Where its vDSO lies.
     pub vdso: (u64, u64),
+    /// What its clocks have more than ours, once that is settled.
+    pub clocks: Option<Offsets>,
 }
 
 /// The init of a new pid namespace. Dropped, it is killed and reaped.
@@ -90,7 +93,8 @@ pub fn make(settings: &Settings, pid: u32, vmas: &[Vma], new_session: bool) -> R
     // If this fails before it is seized, it dies with us by its parent-death signal.
     let husk = Husk::adopt(child, &scratch)?;
     let reserved = (base, base + SCRATCH + park);
-    let mut newborn = Newborn { husk, socket, husk_socket: HUSK_SOCKET, init, reserved, vdso: (0, 0) };
+    let mut newborn =
+        Newborn { husk, socket, husk_socket: HUSK_SOCKET, init, reserved, vdso: (0, 0), clocks: None };
     newborn.forget_threads_state()?;
     newborn.empty(&kernel)?;
     newborn.place_kernel_maps(&kernel.moved_to(base + SCRATCH), vmas)?;

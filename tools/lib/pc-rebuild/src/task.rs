@@ -53,7 +53,7 @@ pub fn enter_time(newborn: &mut Newborn, namespace: &impl AsFd) -> Result<(), Re
     Ok(())
 }
 
-/// Working directory, umask, personality and the like.
+/// Working directory, umask and the like.
 pub fn surroundings(newborn: &mut Newborn, image: &Image, state: &TaskState) -> Result<(), RebuildError> {
     if state.root.is_some() {
         return Err(RebuildError::Unsupported("a process with a root directory of its own (chroot)".into()));
@@ -67,7 +67,6 @@ pub fn surroundings(newborn: &mut Newborn, image: &Image, state: &TaskState) -> 
         Call::new(libc::SYS_fchdir, [fd]),
         Call::new(libc::SYS_close, [fd]),
         Call::new(libc::SYS_umask, [u64::from(state.umask)]),
-        Call::new(libc::SYS_personality, [u64::from(state.personality)]),
         prctl(libc::PR_SET_CHILD_SUBREAPER, u64::from(state.child_subreaper)),
     ];
     newborn.husk.batch_ok(newborn.husk.pid(), &calls).what("setting up the process")?;

@@ -21,31 +21,51 @@ const THREAD_FLAGS: i32 = libc::CLONE_VM
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM;
 
-/// Makes all threads but the main one.
-pub fn make(husk: &mut Husk, pid: u32, threads: &BTreeMap<u32, Thread>) -> Result<Tids, RebuildError> {
-    let mut args = Vec::new();
-    let wanted: Vec<u32> = threads.keys().copied().filter(|tid| *tid != pid).collect();
-    for tid in &wanted {
-        let set_tid = husk.put(&tid.to_le_bytes())?;
-        let flags = THREAD_FLAGS as u64;
-        args.push(CloneArgs { flags, set_tid, set_tid_size: 1, ..CloneArgs::default() }.to_bytes());
+/// Has the husk have the threads with these ids beside its main one (`pid`), and no others. They are made long before the
+/// stop and wait there; what each of them is, is told only then.
+pub fn follow(husk: &mut Husk, pid: u32, wanted: &[u32]) -> Result<Tids, RebuildError> {
+    let mut tids = of(husk)?;
+    let gone: Vec<u32> = tids.keys().copied().filter(|tid| *tid != pid && !wanted.contains(tid)).collect();
+    for tid in gone {
+        if let Some(thread) = tids.remove(&tid) {
+            husk.end_thread(thread).what("ending a thread")?;
+        }
     }
-    let made = husk.clone_threads(&args);
-    if let Err(pc_trace::TraceError::Remote { errno: libc::EEXIST, .. }) = made
-        && let Some((tid, holder)) = wanted.iter().find_map(|tid| Some((*tid, foreign(husk, *tid)?)))
-    {
-        return Err(RebuildError::PidTaken { pid: tid, holder });
-    }
-    let made = made.what("making threads")?;
-    husk.reset();
-    let mut tids = Tids::from([(pid, husk.pid())]);
-    for tid in made {
-        tids.insert(husk.ns_tid(tid)? as u32, tid);
-    }
+    let missing: Vec<u32> = wanted.iter().copied().filter(|tid| !tids.contains_key(tid)).collect();
+    make(husk, &missing)?;
+    let tids = of(husk)?;
     match wanted.iter().find(|tid| !tids.contains_key(tid)) {
         Some(tid) => Err(RebuildError::Contradiction(format!("thread {tid} got another id"))),
         None => Ok(tids),
     }
+}
+
+/// The threads that a husk has.
+fn of(husk: &Husk) -> Result<Tids, RebuildError> {
+    let ids = husk.tids().into_iter().map(|tid| Ok((husk.ns_tid(tid)? as u32, tid)));
+    ids.collect()
+}
+
+fn make(husk: &mut Husk, wanted: &[u32]) -> Result<(), RebuildError> {
+    // Of these, as many as the scratch area has room for at a time.
+    const GROUP: usize = 1000;
+    for group in wanted.chunks(GROUP) {
+        let mut args = Vec::new();
+        for tid in group {
+            let set_tid = husk.put(&tid.to_le_bytes())?;
+            let flags = THREAD_FLAGS as u64;
+            args.push(CloneArgs { flags, set_tid, set_tid_size: 1, ..CloneArgs::default() }.to_bytes());
+        }
+        let made = husk.clone_threads(&args);
+        husk.reset();
+        if let Err(pc_trace::TraceError::Remote { errno: libc::EEXIST, .. }) = made
+            && let Some((tid, holder)) = group.iter().find_map(|tid| Some((*tid, foreign(husk, *tid)?)))
+        {
+            return Err(RebuildError::PidTaken { pid: tid, holder });
+        }
+        made.what("making threads")?;
+    }
+    Ok(())
 }
 
 fn foreign(husk: &Husk, tid: u32) -> Option<String> {
@@ -54,8 +74,17 @@ fn foreign(husk: &Husk, tid: u32) -> Option<String> {
 }
 
 /// Gives every thread what the kernel keeps for it, all threads at once.
-pub fn equip(husk: &mut Husk, tids: &Tids, threads: &BTreeMap<u32, Thread>) -> Result<(), RebuildError> {
-    in_groups(husk, tids, threads, "equipping threads", equipment)
+pub fn equip(
+    husk: &mut Husk,
+    tids: &Tids,
+    threads: &BTreeMap<u32, Thread>,
+    personality: u32,
+) -> Result<(), RebuildError> {
+    in_groups(husk, tids, threads, "equipping threads", |husk, thread| {
+        let mut calls = equipment(husk, thread)?;
+        calls.push(Call::new(libc::SYS_personality, [u64::from(personality)]));
+        Ok(calls)
+    })
 }
 
 /// Runs calls on all threads, in groups that fit into the scratch area; none may fail.

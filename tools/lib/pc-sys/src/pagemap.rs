@@ -133,12 +133,15 @@ impl Pagemap {
     /// Scans `[start, end)` into `regions` (cleared first, grown as needed). `ENOTTY` where the kernel lacks the ioctl;
     /// with `CHECK_WPASYNC`, `EPERM` at the first mapping that is not tracked.
     pub fn scan(&self, start: u64, end: u64, query: Query, regions: &mut Vec<PageRegion>) -> io::Result<()> {
+        // Most mappings have few regions, and there may be many mappings.
+        const FIRST: usize = 32;
         const BATCH: usize = 4096;
         regions.clear();
         let mut at = start;
         while at < end {
             let filled = regions.len();
-            regions.resize(filled + BATCH, PageRegion::default());
+            let room = if filled == 0 { FIRST } else { BATCH };
+            regions.resize(filled + room, PageRegion::default());
             let out = &mut regions[filled..];
             let (count, walk_end) = match self.scan_once(at, end, query, out) {
                 Ok(done) => done,

@@ -234,6 +234,26 @@ impl Husk {
         Ok(made)
     }
 
+    /// Ends a thread, which must not be the main one.
+    pub fn end_thread(&mut self, tid: Tid) -> Result<(), TraceError> {
+        let index = self.index(tid)?;
+        if index == 0 {
+            return Err(TraceError::NotHeld(tid));
+        }
+        let entry = self.entries.addr;
+        self.write(entry, &Call::new(libc::SYS_exit, [0]).to_entry())?;
+        let base = self.base;
+        self.threads[index].launch(base, entry, 1, base + CODE_AREA)?;
+        loop {
+            match ptrace::wait(tid).kernel("waiting", tid)? {
+                Stop::Dead(_) => break,
+                _ => ptrace::cont(tid, 0).kernel("resuming", tid)?,
+            }
+        }
+        self.threads.remove(index);
+        Ok(())
+    }
+
     /// Makes a call that is expected to block, on the given thread, and has it interrupted at once: the thread then has
     /// the restart block with which the kernel takes the call up again (`None`). A call that did not block gives its raw
     /// result. The thread must make no other call that can block before it is released.

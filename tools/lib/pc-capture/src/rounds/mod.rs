@@ -124,6 +124,7 @@ impl Session<'_> {
             tracees.detach()?;
         }
         self.put(Record::RoundBegin(RoundBegin { number, last: false, clocks }))?;
+        self.sink.flush()?;
         self.births()?;
         self.mappings(changes.mappings, vmas)?;
         self.zaps(changes.zaps)?;
