@@ -125,6 +125,11 @@ pub(crate) fn unsupported<T>(pid: i32, fd: Option<i32>, what: impl Into<String>)
     Err(CaptureError::Unsupported(vec![Unsupported { pid, fd, what: what.into() }]))
 }
 
+/// Whether a process or thread is there: what it has let go of answers ESRCH too (a thread that ends, say).
+fn is_alive(pid: i32) -> bool {
+    crate::procfs::Stat::read(pid).is_ok_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+}
+
 /// Gives a failed kernel call its context; a process that is gone is told as such.
 pub(crate) trait Context<T> {
     fn of(self, pid: i32, what: impl fmt::Display) -> Result<T>;
@@ -135,7 +140,7 @@ impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
         self.map_err(|error| {
             let source: io::Error = error.into();
             match source.raw_os_error() {
-                Some(libc::ESRCH) => CaptureError::Died(pid),
+                Some(libc::ESRCH) if !is_alive(pid) => CaptureError::Died(pid),
                 Some(libc::EPERM | libc::EACCES) => {
                     CaptureError::NotPermitted { pid, what: what.to_string() }
                 }

@@ -143,7 +143,7 @@ impl Pagemap {
             let room = if filled == 0 { FIRST } else { BATCH };
             regions.resize(filled + room, PageRegion::default());
             let out = &mut regions[filled..];
-            let (count, walk_end) = match self.scan_once(at, end, query, out) {
+            let (count, walk_end) = match self.scan_again(at, end, query, out) {
                 Ok(done) => done,
                 Err(err) => {
                     regions.truncate(filled);
@@ -158,6 +158,27 @@ impl Pagemap {
         }
         merge(regions);
         Ok(())
+    }
+
+    /// A target whose threads fault and fork is now and then answered for with `ESRCH` though it lives (seen on Linux
+    /// 6.18, once in some thousand scans): one that has died is so every time.
+    fn scan_again(
+        &self,
+        start: u64,
+        end: u64,
+        query: Query,
+        out: &mut [PageRegion],
+    ) -> io::Result<(usize, u64)> {
+        const ATTEMPTS: usize = 20;
+        for _ in 1..ATTEMPTS {
+            match self.scan_once(start, end, query, out) {
+                Err(err) if err.raw_os_error() == Some(libc::ESRCH) => {
+                    std::thread::sleep(std::time::Duration::from_micros(50));
+                }
+                done => return done,
+            }
+        }
+        self.scan_once(start, end, query, out)
     }
 
     fn scan_once(
