@@ -1,7 +1,7 @@
 //! The process standing still, with all sent but Commit, and what then becomes of it.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pc_image::{Counts, Record, RoundEnd, SigInfo, Sink, TaskState, Thread};
 use pc_sys::pidfd::pidfd_send_signal;
@@ -9,6 +9,7 @@ use pc_trace::Tracees;
 
 use crate::error::{Context, Result};
 use crate::figures::{Figures, micros};
+use crate::procfs::Stat;
 use crate::rounds::Tracking;
 use crate::signal;
 
@@ -78,8 +79,12 @@ impl Frozen {
     /// Lets go of the process. It runs on, or stays stopped if it was given a stop.
     pub fn let_go(self) -> Result<Figures> {
         let Self { tracees, tracking, figures, .. } = self;
+        let (pid, stopped) = (tracees.pid(), tracees.stop_is_set());
         tracees.detach()?;
         drop(tracking);
+        if stopped {
+            see_it_stand(pid);
+        }
         Ok(figures)
     }
 
@@ -91,5 +96,15 @@ impl Frozen {
         let _ = tracees.detach();
         drop(tracking);
         Ok(figures)
+    }
+}
+
+/// Waits until the kernel shows the process as stopped. It runs no instruction of its own before it is, but on a busy
+/// machine that may take its time; somebody may also have resumed or ended it already.
+fn see_it_stand(pid: i32) {
+    let began = Instant::now();
+    let not_yet = || Stat::read(pid).is_ok_and(|stat| stat.state == b'R' || stat.state == b'S');
+    while not_yet() && began.elapsed() < Duration::from_millis(500) {
+        std::thread::sleep(Duration::from_micros(200));
     }
 }

@@ -242,6 +242,11 @@ impl Tracees {
         Ok(())
     }
 
+    /// Whether it was given a stop that is not taken back.
+    pub fn stop_is_set(&self) -> bool {
+        self.stop_set
+    }
+
     /// Takes the stop back: each thread's SIGSTOP is let come and is suppressed.
     pub fn cancel_stop(&mut self) -> Result<(), TraceError> {
         if !std::mem::take(&mut self.stop_set) {

@@ -371,10 +371,17 @@ fn no_tracker<T>(pid: i32, why: &str) -> Result<T> {
 fn failed(pid: i32, err: TrackError) -> CaptureError {
     match err {
         TrackError::Trace(err) => err.into(),
-        TrackError::Kernel { what, source } => match Err::<(), _>(source).of(pid, what) {
-            Err(err) => err,
-            Ok(()) => CaptureError::Died(pid),
-        },
+        TrackError::Kernel { what, source } => {
+            let gone = source.raw_os_error() == Some(libc::ESRCH);
+            match Err::<(), _>(source).of(pid, what) {
+                // Its address space is another than that which was looked at.
+                Err(CaptureError::Kernel { pid, .. }) if gone => {
+                    CaptureError::Refused { pid, why: "has begun another program meanwhile".to_owned() }
+                }
+                Err(err) => err,
+                Ok(()) => CaptureError::Died(pid),
+            }
+        }
         err => CaptureError::Kernel {
             pid,
             what: err.to_string(),
