@@ -144,8 +144,9 @@ impl Held {
         if !self.at_entry {
             return Ok(());
         }
-        ptrace::interrupt(self.tid).kernel("interrupting", self.tid)?;
         loop {
+            // Anew each time: any stop takes the interruption with it.
+            ptrace::interrupt(self.tid).kernel("interrupting", self.tid)?;
             ptrace::cont(self.tid, 0).kernel("resuming", self.tid)?;
             match ptrace::wait(self.tid).kernel("waiting", self.tid)? {
                 Stop::Event(EVENT_STOP, _) => break,

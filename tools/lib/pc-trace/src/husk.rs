@@ -109,7 +109,10 @@ impl Husk {
             match ptrace::wait(tid).kernel("waiting", tid)? {
                 Stop::Event(EVENT_STOP, _) => break,
                 Stop::Dead(status) => return Err(TraceError::Dead { tid, status }),
-                _ => ptrace::cont(tid, 0).kernel("resuming", tid)?,
+                _ => {
+                    ptrace::interrupt(tid).kernel("interrupting", tid)?;
+                    ptrace::cont(tid, 0).kernel("resuming", tid)?;
+                }
             }
         }
         let ns_tid = Status::read(tid).kernel("reading the status", tid)?.ns_pid;
@@ -273,8 +276,8 @@ impl Husk {
             }
         }
         // At its entry: with a stop asked for, the call finds a signal pending where it would go to sleep.
-        ptrace::interrupt(tid).kernel("interrupting", tid)?;
         loop {
+            ptrace::interrupt(tid).kernel("interrupting", tid)?;
             ptrace::cont(tid, 0).kernel("resuming", tid)?;
             match ptrace::wait(tid).kernel("waiting", tid)? {
                 Stop::Event(EVENT_STOP, _) => break,

@@ -120,18 +120,21 @@ impl Tracees {
     /// Waits until an interrupted thread stands; `None` if it ended instead.
     fn await_stop(&mut self, tid: Tid) -> Result<Option<Held>, TraceError> {
         loop {
-            match ptrace::wait(tid).kernel("waiting", tid)? {
+            let signal = match ptrace::wait(tid).kernel("waiting", tid)? {
                 Stop::Dead(_) => return Ok(None),
                 // On its way already when we came: it is delivered, then the thread stops.
-                Stop::Signal(signal) => ptrace::cont(tid, signal).kernel("resuming", tid)?,
+                Stop::Signal(signal) => signal,
                 Stop::Event(EVENT_STOP, signal) => {
                     if signal != libc::SIGTRAP {
                         self.job_stop = Some(signal);
                     }
                     break;
                 }
-                Stop::Syscall | Stop::Event(..) => ptrace::cont(tid, 0).kernel("resuming", tid)?,
-            }
+                Stop::Syscall | Stop::Event(..) => 0,
+            };
+            // Any stop takes the interruption that was asked for with it (ptrace_stop() in kernel/signal.c).
+            ptrace::interrupt(tid).kernel("interrupting", tid)?;
+            ptrace::cont(tid, signal).kernel("resuming", tid)?;
         }
         let ns = if self.status.ns_pid == self.pid {
             (self.pid, tid)

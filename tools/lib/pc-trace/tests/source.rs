@@ -101,3 +101,33 @@ fn seizing_what_is_not_there_says_so() {
     let err = Tracees::seize(i32::MAX - 1, &SeizeOptions::default()).unwrap_err();
     assert!(matches!(err, TraceError::NoProcess(_)), "{err}");
 }
+
+/// A signal that is about to be delivered takes the interruption with it: the thread has to be interrupted anew.
+#[test]
+fn a_process_that_gets_signals_all_the_time_is_stopped_every_time() {
+    const PROGRAM: &str = "import signal\n\
+        signal.signal(signal.SIGALRM, lambda *_: None)\n\
+        signal.setitimer(signal.ITIMER_REAL, 0.00005, 0.00005)\n\
+        while True: pass\n";
+    let child =
+        Command::new("python3").args(["-c", PROGRAM]).stdin(Stdio::null()).spawn().expect("python3 starts");
+    let guest = Guest(child);
+    let pid = guest.pid();
+    std::thread::sleep(Duration::from_millis(300));
+    // Else a stop that never comes would be waited for without end.
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        let late =
+            ended.recv_timeout(Duration::from_secs(60)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
+        if late {
+            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+        }
+        late
+    });
+    for _ in 0..10000 {
+        let tracees = Tracees::seize(pid, &SeizeOptions::default()).expect("it is stopped");
+        tracees.detach().expect("it goes on");
+    }
+    drop(done);
+    assert!(!watch.join().expect("the watch"), "a stop never came");
+}
