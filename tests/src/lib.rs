@@ -8,7 +8,7 @@ pub mod guest;
 mod moving;
 pub mod streams;
 
-pub use moving::{Way, adopt_orphans, dump_to_file, moved, restored};
+pub use moving::{Way, adopt_orphans, dump_halted, dump_to_file, moved, restored};
 
 use std::fs;
 use std::path::{Path, PathBuf};

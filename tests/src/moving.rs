@@ -1,8 +1,9 @@
 //! Moving a guest: through a file into the same pid, or through a pipe into a new pid namespace.
 
 use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::Path;
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use crate::{Folder, Guest, program, said};
@@ -97,4 +98,30 @@ fn through_pipe(mut guest: Guest) -> Guest {
     let copy = Guest::adopt(pid_in(&pidfile));
     guest.ended(Duration::from_secs(10));
     copy
+}
+
+/// Runs pc-dump into a file, with a halt: of its output nothing is taken beyond `taken` bytes until `meanwhile` is
+/// through, so that what that does falls into the round under way.
+pub fn dump_halted(dump: &mut Command, image: &Path, taken: u64, meanwhile: impl FnOnce()) -> Output {
+    let dump = dump.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut dump = Killed(dump.spawn().expect("pc-dump runs"));
+    let mut stream = dump.0.stdout.take().expect("a pipe");
+    let mut out = File::create(image).expect("an image");
+    let got = io::copy(&mut stream.by_ref().take(taken), &mut out).expect("a part of it");
+    assert_eq!(got, taken, "it ended early");
+    meanwhile();
+    io::copy(&mut stream, &mut out).expect("the rest");
+    let mut stderr = Vec::new();
+    dump.0.stderr.take().expect("a pipe").read_to_end(&mut stderr).expect("what it said");
+    Output { status: dump.0.wait().expect("pc-dump ends"), stdout: Vec::new(), stderr }
+}
+
+/// A tool that does not outlive a test that failed.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
