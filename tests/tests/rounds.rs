@@ -2,11 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::File;
-use std::process::{Command, Stdio};
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use pc_tests::{Folder, Guest, Writer, program, said};
+use nix::sys::signal::Signal;
+use pc_tests::{Folder, Guest, Writer, dump_halted, program, said, status, traces, wait_for};
 use serde_json::Value;
 
 /// How many moves in a row: `PC_MOVES`, else as many as a test run has time for.
@@ -27,7 +29,7 @@ fn moved(writer: Writer, args: &[&str], restore: &[&str]) -> Moved {
     let dump = dump.args(["--kill", "--stats"]).arg(&stats).args(args).arg(writer.guest.arg());
     let output = dump.stdin(Stdio::null()).stdout(File::create(&image).unwrap()).output().unwrap();
     assert!(output.status.success(), "{}: {}", output.status, said(&output));
-    let dump = serde_json::from_slice(&std::fs::read(&stats).unwrap()).unwrap();
+    let dump = serde_json::from_slice(&fs::read(&stats).unwrap()).unwrap();
     let writer = writer.moved_by(|mut guest| {
         guest.ended(Duration::from_secs(10));
         pc_tests::restored(&image, restore)
@@ -80,4 +82,211 @@ fn no_byte_and_no_signal_is_lost_when_writes_are_found_by_soft_dirty_bits() {
 fn rounds_may_be_kept_and_applied_late() {
     moved_in_a_row(&[], &["--rounds=4", "--downtime-limit=0"], &["--start-round", "2"]);
     moved_in_a_row(&[], &["--rounds=4", "--downtime-limit=0"], &["--no-pipeline"]);
+}
+
+const PAGE: u64 = 4096;
+/// Pages of a guest that are there to be sent.
+const BALLAST: u64 = 4096;
+
+/// The guest that changes when it is told to.
+struct Edges {
+    guest: Guest,
+    folder: Folder,
+}
+
+impl Edges {
+    fn start(what: &str) -> Edges {
+        let folder = Folder::new();
+        let mut command = Command::new(program("guest-edges"));
+        let guest = Guest::start(command.arg(folder.file("report")).args([&BALLAST.to_string(), what]));
+        let ready = folder.file("report.ready");
+        wait_for("the guest's memory", Duration::from_secs(10), || ready.exists());
+        Edges { guest, folder }
+    }
+
+    /// A dump in whose first round it changes.
+    fn dumped_while_it_changes(&self, image: &Path, args: &[&str]) -> Output {
+        let changed = self.folder.file("report.changed");
+        let mut dump = Command::new(program("pc-dump"));
+        dump.args(["--rounds=4", "--downtime-limit=0"]).args(args).arg(self.guest.arg());
+        dump_halted(&mut dump, image, BALLAST * PAGE / 2, || {
+            self.guest.signal(Signal::SIGUSR1);
+            wait_for("the change", Duration::from_secs(10), || changed.exists());
+        })
+    }
+
+    /// Where a range is that has changed.
+    fn range(&self, name: &str) -> String {
+        let text = fs::read_to_string(self.folder.file("report.changed")).unwrap();
+        let mut all = text.lines().filter_map(|line| line.split_once(' '));
+        all.find(|(it, _)| *it == name).expect("a range").1.to_owned()
+    }
+
+    fn end(mut self) {
+        self.guest.signal(Signal::SIGTERM);
+        let code = self.guest.ended(Duration::from_secs(20));
+        let report = fs::read_to_string(self.folder.file("report")).unwrap_or_default();
+        assert!(code == Some(0) && report == "OK\n", "exit {code:?}: {report}");
+    }
+}
+
+/// The bytes that an image has at an address, as `pc-show --pages` tells them.
+fn pages(image: &Path, at: &str) -> String {
+    let span = format!("{at},64");
+    let output = pc_tests::run("pc-show", &["--pages", &span, image.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", said(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The protection of the mapping that begins at an address.
+fn protection(pid: i32, at: &str) -> String {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let at = u64::from_str_radix(&at[2..], 16).unwrap();
+    let inside = |line: &&str| {
+        let (start, rest) = line.split_once('-').unwrap();
+        let end = rest.split_once(' ').unwrap().0;
+        let number = |text| u64::from_str_radix(text, 16).unwrap();
+        number(start) <= at && at < number(end)
+    };
+    maps.lines().find(inside).unwrap().split(' ').nth(1).unwrap().to_owned()
+}
+
+fn changed_between_rounds(args: &[&str], restore: &[&str]) {
+    let edges = Edges::start("memory");
+    let image = edges.folder.file("image");
+    let output = edges.dumped_while_it_changes(&image, &[&["--kill"], args].concat());
+    assert!(output.status.success(), "{}: {}", output.status, said(&output));
+    let dropped = pages(&image, &edges.range("dropped"));
+    assert!(!dropped.contains("01 01"), "what was dropped still has its content: {dropped}");
+    let replaced = pages(&image, &edges.range("replaced"));
+    assert!(replaced.contains("0c 0c") && !replaced.contains("02 02"), "{replaced}");
+    let Edges { mut guest, folder } = edges;
+    guest.ended(Duration::from_secs(10));
+    let edges = Edges { guest: pc_tests::restored(&image, restore), folder };
+    let pid = edges.guest.pid();
+    assert_eq!(protection(pid, &edges.range("hidden")), "---p");
+    assert_eq!(protection(pid, &edges.range("sealed")), "r--p");
+    assert_eq!(protection(pid, &edges.range("heap")), "rw-p");
+    assert_eq!(status(pid, "Threads"), "2");
+    edges.end();
+}
+
+#[test]
+fn mappings_and_threads_that_change_between_rounds_are_in_the_copy_as_they_became() {
+    for track in ["--track=uffd", "--track=hash"] {
+        changed_between_rounds(&[track], &[]);
+        changed_between_rounds(&[track], &["--no-pipeline"]);
+        changed_between_rounds(&[track], &["--start-round=2"]);
+    }
+}
+
+/// It gains something that cannot be moved, while its memory is on the way.
+fn refused_between_rounds(what: &str, word: &str) {
+    let edges = Edges::start(what);
+    let output = edges.dumped_while_it_changes(&edges.folder.file("image"), &["--track=uffd"]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(6), "{text}");
+    assert!(text.contains(word), "{text:?} does not say {word:?}");
+    runs_untraced(edges.guest.pid());
+    edges.end();
+}
+
+fn runs_untraced(pid: i32) {
+    assert_eq!(status(pid, "TracerPid"), "0");
+    let state = status(pid, "State");
+    assert!(!state.starts_with(['T', 't']), "it is stopped: {state}");
+}
+
+#[test]
+fn a_descriptor_that_cannot_be_moved_gained_between_rounds_cancels_and_the_original_runs_on() {
+    refused_between_rounds("inotify", "inotify");
+}
+
+#[test]
+fn a_child_that_stays_born_between_rounds_cancels_and_the_original_runs_on() {
+    refused_between_rounds("child", "child");
+}
+
+/// A dump of the writer that is to leave it alone.
+fn dump(writer: &Writer, args: &[&str]) -> Output {
+    let mut dump = Command::new(program("pc-dump"));
+    dump.args(args).arg(writer.guest.arg()).stdin(Stdio::null()).stdout(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn a_stop_longer_than_required_is_not_made_and_the_original_runs_on() {
+    let writer = Writer::start();
+    let before = descriptors(writer.guest.pid());
+    let output = dump(&writer, &["--require-downtime", "--downtime-limit=0", "--rounds=3"]);
+    assert_eq!(output.status.code(), Some(7), "{}", said(&output));
+    assert!(said(&output).contains("above the limit of 0 ms"), "{}", said(&output));
+    runs_untraced(writer.guest.pid());
+    assert_eq!(descriptors(writer.guest.pid()), before);
+    writer.goes_on();
+    writer.end();
+}
+
+fn descriptors(pid: i32) -> Vec<String> {
+    traces(pid).into_iter().filter(|line| line.starts_with("/proc/")).collect()
+}
+
+#[test]
+fn soft_dirty_bits_that_the_kernel_lacks_are_named_and_the_original_runs_on() {
+    let writer = Writer::start();
+    let output = dump(&writer, &["--leave-running", "--track=soft-dirty"]);
+    if output.status.success() {
+        println!("SKIP a kernel without soft-dirty bits: this one has them");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+    assert!(said(&output).contains("this kernel has no soft-dirty bits"), "{}", said(&output));
+    runs_untraced(writer.guest.pid());
+    writer.goes_on();
+    writer.end();
+}
+
+fn figures(writer: &Writer, args: &[&str]) -> Value {
+    let folder = Folder::new();
+    let stats = folder.file("stats");
+    let stats_arg = ["--leave-running", "--stats", stats.to_str().unwrap()];
+    let output = dump(writer, &[&stats_arg, args].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    serde_json::from_slice(&fs::read(&stats).unwrap()).unwrap()
+}
+
+fn number(value: &Value, name: &str) -> u64 {
+    value[name].as_u64().unwrap_or_else(|| panic!("no number {name} in {value}"))
+}
+
+/// The figures of a run with so many rounds, of which the last is the stop.
+fn consistent(figures: &Value, count: usize) {
+    let rounds = figures["rounds"].as_array().unwrap();
+    assert_eq!(rounds.len(), count, "{figures}");
+    for (i, round) in rounds.iter().enumerate() {
+        assert_eq!(number(round, "round"), i as u64, "{figures}");
+        assert_eq!(round["last"], Value::Bool(i + 1 == count), "{figures}");
+        assert_eq!(number(round, "bytes"), number(round, "pages") * PAGE, "{figures}");
+        assert!(number(round, "elapsed_us") > 0, "{figures}");
+    }
+    let written: u64 = rounds.iter().map(|round| number(round, "pages")).sum();
+    assert_eq!(number(figures, "pages_written"), written);
+    assert!(written > 0 && number(figures, "pages_scanned") >= written, "{figures}");
+    let (stop, frozen) = (&figures["stop"], number(figures, "frozen_time"));
+    let part = |name| number(stop, name);
+    // One after the other; copying goes on beside registers and descriptors.
+    let in_turn = part("freeze") + part("scan") + part("registers") + part("descriptors") + part("write");
+    assert!(frozen > 0 && frozen >= in_turn && frozen >= part("copy"), "{figures}");
+    assert_eq!(number(figures, "freezing_time"), part("freeze"), "{figures}");
+}
+
+#[test]
+fn the_rounds_are_as_many_as_allowed_and_the_figures_add_up() {
+    let writer = Writer::start();
+    consistent(&figures(&writer, &["--rounds=1"]), 2);
+    writer.goes_on();
+    consistent(&figures(&writer, &["--rounds=4", "--downtime-limit=0"]), 5);
+    writer.goes_on();
+    consistent(&figures(&writer, &["--once"]), 1);
+    writer.goes_on();
+    writer.end();
 }
