@@ -40,8 +40,12 @@ pub fn duplicate(number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Bytes written to a pipe or socket that have not left it for its reader or the network; 0 for anything else.
+/// Bytes written to a pipe or socket that have not left it for its reader or the network; 0 for anything else, and where
+/// nobody is left to take them (a pipe without a reader keeps them for ever).
 pub fn queued(fd: BorrowedFd<'_>) -> u64 {
+    if is_deserted(fd) {
+        return 0;
+    }
     // SAFETY: all-zero bytes are a valid `stat`, which the kernel then fills.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: `stat` is writable.
@@ -57,6 +61,14 @@ pub fn queued(fd: BorrowedFd<'_>) -> u64 {
     if asked { u64::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
+/// Whether the other side is gone. poll(2): POLLERR is set for the write end of a pipe when the read end has been closed.
+fn is_deserted(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one pollfd, which the kernel fills; it does not wait.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    ready > 0 && poll.revents & (libc::POLLERR | libc::POLLHUP) != 0
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -67,9 +79,11 @@ mod tests {
 
     #[test]
     fn what_waits_in_pipes_and_sockets_is_told_and_files_have_no_queue() {
-        let (_reader, mut pipe) = io::pipe().unwrap();
+        let (reader, mut pipe) = io::pipe().unwrap();
         pipe.write_all(&[0; 100]).unwrap();
         assert_eq!(queued(pipe.as_fd()), 100);
+        drop(reader);
+        assert_eq!(queued(pipe.as_fd()), 0, "nobody will take it");
         let (mut socket, _peer) = UnixStream::pair().unwrap();
         socket.write_all(&[0; 100]).unwrap();
         assert!(queued(socket.as_fd()) >= 100);
