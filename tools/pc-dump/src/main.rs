@@ -72,9 +72,25 @@ fn dump(
         coded(frozen.set_stop())?;
     }
     coded(writer.commit().map_err(CaptureError::from))?;
-    let output = coded(writer.finish().map_err(CaptureError::from))?;
     frozen.committed();
-    part(args.fate(), frozen, output)
+    match coded(writer.finish().map_err(CaptureError::from)) {
+        Ok(output) => part(args.fate(), frozen, output),
+        Err(error) => in_doubt(args, frozen, error),
+    }
+}
+
+/// Commit is written and its End is not. A copy that did not wait for the End may run: the original may not, too.
+fn in_doubt(args: &Args, frozen: Frozen, error: anyhow::Error) -> anyhow::Result<Figures> {
+    if args.fate() == Fate::Running {
+        return Err(error);
+    }
+    coded(frozen.let_go())?;
+    let pid = args.pid;
+    let told = format!(
+        "the stream is committed, but its end was not written: a copy may run, so pid {pid} is left stopped \
+         (kill -CONT {pid} resumes it, kill -KILL {pid} ends it)"
+    );
+    Err(error).context(told).exit(Exit::InDoubt)
 }
 
 /// What the library tells goes to people; what waits in our pipe is told to the library.
