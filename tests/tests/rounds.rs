@@ -11,9 +11,9 @@ use nix::sys::signal::Signal;
 use pc_tests::{Folder, Guest, Writer, dump_halted, program, said, status, traces, wait_for};
 use serde_json::Value;
 
-/// How many moves in a row: `PC_MOVES`, else as many as a test run has time for.
-fn moves() -> usize {
-    std::env::var("PC_MOVES").ok().and_then(|n| n.parse().ok()).unwrap_or(15)
+/// How many moves in a row: `PC_MOVES`, else this many.
+fn moves(usual: usize) -> usize {
+    std::env::var("PC_MOVES").ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
 }
 
 struct Moved {
@@ -37,11 +37,11 @@ fn moved(writer: Writer, args: &[&str], restore: &[&str]) -> Moved {
     Moved { writer, dump }
 }
 
-fn moved_in_a_row(guest: &[&str], args: &[&str], restore: &[&str]) {
+fn moved_in_a_row(moves: usize, guest: &[&str], args: &[&str], restore: &[&str]) {
     let mut writer = Writer::start_with(guest);
     let began = Instant::now();
     let mut rounds = 0;
-    for _ in 0..moves() {
+    for _ in 0..moves {
         let one = moved(writer, args, restore);
         writer = one.writer;
         writer.goes_on();
@@ -49,18 +49,18 @@ fn moved_in_a_row(guest: &[&str], args: &[&str], restore: &[&str]) {
         assert!(all.len() >= 2, "there was no round before the stop: {}", one.dump);
         rounds += all.len();
     }
-    println!("{} moves {args:?} {restore:?} in {:?}, {rounds} rounds", moves(), began.elapsed());
+    println!("{moves} moves {args:?} {restore:?} in {:?}, {rounds} rounds", began.elapsed());
     writer.end();
 }
 
 #[test]
 fn no_byte_and_no_signal_is_lost_when_writes_are_tracked_by_userfaultfd() {
-    moved_in_a_row(&["--fork"], &["--track", "uffd"], &[]);
+    moved_in_a_row(moves(100), &["--fork"], &["--track", "uffd"], &[]);
 }
 
 #[test]
 fn no_byte_and_no_signal_is_lost_when_writes_are_found_by_hashing() {
-    moved_in_a_row(&["--fork"], &["--track", "hash"], &[]);
+    moved_in_a_row(moves(100), &["--fork"], &["--track", "hash"], &[]);
 }
 
 #[test]
@@ -75,13 +75,13 @@ fn no_byte_and_no_signal_is_lost_when_writes_are_found_by_soft_dirty_bits() {
         println!("SKIP tracking by soft-dirty bits: this kernel has none");
         return;
     }
-    moved_in_a_row(&["--fork"], &["--track", "soft-dirty"], &[]);
+    moved_in_a_row(moves(100), &["--fork"], &["--track", "soft-dirty"], &[]);
 }
 
 #[test]
 fn rounds_may_be_kept_and_applied_late() {
-    moved_in_a_row(&[], &["--rounds=4", "--downtime-limit=0"], &["--start-round", "2"]);
-    moved_in_a_row(&[], &["--rounds=4", "--downtime-limit=0"], &["--no-pipeline"]);
+    moved_in_a_row(moves(15), &[], &["--rounds=4", "--downtime-limit=0"], &["--start-round", "2"]);
+    moved_in_a_row(moves(15), &[], &["--rounds=4", "--downtime-limit=0"], &["--no-pipeline"]);
 }
 
 const PAGE: u64 = 4096;
