@@ -23,7 +23,7 @@ pub enum SpaceKind {
     Mm,
     /// A shared memory object: shared anonymous memory, a memfd or SysV segment. Addresses in it are offsets.
     Shm {
-        /// Length in bytes.
+        /// Length in bytes when it was found.
         size: u64,
         /// Its name, as /proc/PID/maps shows it.
         name: String,

@@ -3,8 +3,8 @@
 use bincode::{Decode, Encode};
 
 use crate::{
-    EpollState, EventFd, ExternalFile, FdTableId, Inet, OpenFileId, PipeEnd, RegularFile, SignalFd, TimerFd,
-    UnixSocket,
+    EpollState, EventFd, ExternalFile, FdTableId, Inet, OpenFileId, PipeEnd, RegularFile, ShmFile, SignalFd,
+    TimerFd, UnixSocket,
 };
 
 /// A descriptor.
@@ -72,4 +72,6 @@ pub enum OpenFileKind {
     Unix(UnixSocket),
     /// Something whose other end is outside: a terminal, or a pipe to somebody else.
     External(ExternalFile),
+    /// A memfd.
+    Shm(ShmFile),
 }

@@ -17,6 +17,7 @@ pub enum Record {
     /// The space is used no more.
     SpaceGone(SpaceId),
     File(File),
+    ShmState(ShmState),
     MapChange(MapChange),
     Zap(Zap),
     ZeroPages(ZeroPages),

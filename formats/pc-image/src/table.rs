@@ -78,6 +78,7 @@ table! {
     0x0012 Space = 1,
     0x0013 SpaceGone = 1,
     0x0014 File = 1,
+    0x0015 ShmState = 1,
     0x0020 MapChange = 1,
     0x0021 Zap = 1,
     0x0022 ZeroPages = 1,

@@ -6,7 +6,7 @@ use std::hash::Hash;
 use crate::writer::range_pages;
 use crate::{
     Backing, Counts, FdTableId, FileId, MapChange, OpenFileId, OpenFileKind, PAGE_SIZE, Pages, Record,
-    RoundBegin, SigTableId, SpaceId, SpaceKind, Task, TaskId,
+    RoundBegin, ShmState, SigTableId, SpaceId, SpaceKind, Task, TaskId,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -83,6 +83,8 @@ pub struct Validator {
     dead_tasks: HashSet<TaskId>,
     spaces: Ids<SpaceId>,
     address_spaces: HashSet<SpaceId>,
+    /// Shared memory objects, and their lengths in bytes as far as they were told.
+    objects: HashMap<SpaceId, Option<u64>>,
     files: Ids<FileId>,
     open_files: HashSet<OpenFileId>,
     fd_tables: HashMap<FdTableId, Vec<OpenFileId>>,
@@ -164,14 +166,17 @@ impl Validator {
             }
             Record::Space(space) => {
                 self.spaces.born(space.id, "space")?;
-                if space.kind == SpaceKind::Mm {
-                    self.address_spaces.insert(space.id);
+                match space.kind {
+                    SpaceKind::Mm => drop(self.address_spaces.insert(space.id)),
+                    SpaceKind::Shm { .. } => drop(self.objects.insert(space.id, None)),
                 }
             }
             Record::SpaceGone(id) => {
                 self.spaces.gone(*id, "space")?;
                 self.address_spaces.remove(id);
+                self.objects.remove(id);
             }
+            Record::ShmState(state) => self.object_state(state)?,
             Record::File(file) => self.files.born(file.id, "file")?,
             Record::MapChange(change) => self.map_change(change)?,
             Record::Zap(zap) => {
@@ -213,8 +218,10 @@ impl Validator {
                 self.fd_tables.insert(table.id, table.fds.iter().map(|fd| fd.file).collect());
             }
             Record::OpenFile(file) => {
-                if let OpenFileKind::Regular(regular) = &file.kind {
-                    self.files.need(regular.file, "file")?;
+                match &file.kind {
+                    OpenFileKind::Regular(regular) => self.files.need(regular.file, "file")?,
+                    OpenFileKind::Shm(shm) => self.need_object(shm.space)?,
+                    _ => {}
                 }
                 self.open_files.insert(file.id);
             }
@@ -266,6 +273,22 @@ impl Validator {
         if self.tasks.contains_key(&id) { Ok(()) } else { Err("a task that nobody announced".to_owned()) }
     }
 
+    fn need_object(&self, id: SpaceId) -> Result<(), String> {
+        if self.objects.contains_key(&id) {
+            Ok(())
+        } else {
+            Err("a shared memory object that nobody announced".to_owned())
+        }
+    }
+
+    /// Its length holds for the whole round.
+    fn object_state(&mut self, state: &ShmState) -> Result<(), String> {
+        self.enter(Phase::Births)?;
+        self.need_object(state.space)?;
+        self.objects.insert(state.space, Some(state.size));
+        Ok(())
+    }
+
     fn map_change(&mut self, change: &MapChange) -> Result<(), String> {
         self.enter(Phase::Maps)?;
         if !self.address_spaces.contains(&change.space) {
@@ -278,7 +301,7 @@ impl Validator {
             for vma in vmas {
                 match &vma.backing {
                     Backing::File { file, .. } => self.files.need(*file, "file")?,
-                    Backing::Shm { space, .. } => self.spaces.need(*space, "space")?,
+                    Backing::Shm { space, .. } => self.need_object(*space)?,
                     _ => {}
                 }
             }
@@ -305,8 +328,16 @@ impl Validator {
     fn mark(&mut self, space: SpaceId, ranges: impl Iterator<Item = (u64, u64)>) -> Result<(), String> {
         self.spaces.need(space, "space")?;
         self.enter(Phase::Pages)?;
+        let room = match self.objects.get(&space) {
+            None => u64::MAX,
+            Some(None) => return Err("pages of a shared memory object of unknown length".to_owned()),
+            Some(Some(size)) => size.checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX),
+        };
         let seen = self.seen.entry(space).or_default();
         for (start, end) in ranges {
+            if end > room {
+                return Err(format!("pages up to {end:#x} of a shared memory object of {room:#x} bytes"));
+            }
             insert_new(seen, start, end)?;
         }
         Ok(())
@@ -346,6 +377,9 @@ impl Validator {
             if task.tids.is_empty() || task.tids.iter().any(|tid| !self.threads.contains(&(*id, *tid))) {
                 return missing("Thread for each tid", *id);
             }
+        }
+        if self.objects.values().any(Option::is_none) {
+            return Err("a Commit, but a shared memory object has no ShmState".to_owned());
         }
         if self.tasks.is_empty() { Err("a Commit without a task".to_owned()) } else { Ok(()) }
     }

@@ -21,6 +21,7 @@ pub fn describe(model: &Model, kind: &OpenFileKind) -> String {
         OpenFileKind::Signal(signal) => format!("signalfd of {:#x}", signal.mask),
         OpenFileKind::Inet(inet) => describe_inet(inet),
         OpenFileKind::Unix(socket) => describe_unix(socket),
+        OpenFileKind::Shm(shm) => format!("{} at {}", model.object(shm.space), shm.offset),
         OpenFileKind::External(external) => format!("outside: {}", plain(&external.id)),
     }
 }

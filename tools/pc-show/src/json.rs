@@ -43,6 +43,15 @@ pub fn view(model: &Model) -> Value {
             "layout": model.mm.get(space).map(layout),
             "mappings": maps.values().map(|m| mapping(m, &model.backing(*space, &m.vma))).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
+        "shared_memory": model.objects.values().map(|state| json!({
+            "space": state.space.0,
+            "name": model.object(state.space),
+            "size": state.size,
+            "seals": state.seals,
+            "mode": format!("{:o}", state.mode),
+            "uid": state.uid,
+            "gid": state.gid,
+        })).collect::<Vec<_>>(),
     })
 }
 

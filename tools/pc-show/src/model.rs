@@ -44,6 +44,8 @@ pub struct Model {
     pub rounds: Vec<Round>,
     pub tasks: BTreeMap<TaskId, Task>,
     pub spaces: BTreeMap<SpaceId, Space>,
+    /// Shared memory objects.
+    pub objects: BTreeMap<SpaceId, ShmState>,
     pub files: BTreeMap<FileId, File>,
     pub maps: BTreeMap<SpaceId, BTreeMap<u64, Mapping>>,
     pub mm: BTreeMap<SpaceId, MmState>,
@@ -129,7 +131,9 @@ impl Model {
                 self.spaces.remove(&id);
                 self.maps.remove(&id);
                 self.mm.remove(&id);
+                self.objects.remove(&id);
             }
+            Record::ShmState(state) => drop(self.objects.insert(state.space, state)),
             Record::File(file) => drop(self.files.insert(file.id, file)),
             Record::MapChange(change) => self.map_change(change),
             Record::Zap(_) => {}
@@ -189,6 +193,14 @@ impl Model {
         self.files.get(&id).map_or_else(|| "?".to_owned(), |file| plain(&file.path))
     }
 
+    /// The name of a shared memory object.
+    pub fn object(&self, id: SpaceId) -> String {
+        match self.spaces.get(&id).map(|space| &space.kind) {
+            Some(SpaceKind::Shm { name, .. }) => plain(name),
+            _ => "[shm]".to_owned(),
+        }
+    }
+
     /// What a mapping shows, as the last column of /proc/PID/maps has it.
     pub fn backing(&self, space: SpaceId, vma: &Vma) -> String {
         let of_mm = |f: fn(&MmState) -> (u64, u64)| {
@@ -204,10 +216,7 @@ impl Model {
                 None => String::new(),
             },
             Backing::File { file, .. } => self.path(*file),
-            Backing::Shm { space, .. } => match self.spaces.get(space).map(|space| &space.kind) {
-                Some(SpaceKind::Shm { name, .. }) => plain(name),
-                _ => "[shm]".to_owned(),
-            },
+            Backing::Shm { space, .. } => self.object(*space),
             Backing::Hugetlb { shift } => format!("[hugetlb:{} KiB]", (1u64 << shift.clamp(&10, &40)) >> 10),
             Backing::Vdso => "[vdso]".to_owned(),
             Backing::Vvar => "[vvar]".to_owned(),

@@ -31,6 +31,7 @@ pub fn write(model: &Model, out: &mut impl Write) -> io::Result<()> {
     }
     processes(model, out)?;
     memory(model, out)?;
+    objects(model, out)?;
     rounds(model, out)?;
     descriptors(model, out)
 }
@@ -98,6 +99,20 @@ fn memory(model: &Model, out: &mut impl Write) -> io::Result<()> {
         let [mapped, sent, zero] =
             [mapped, sent.saturating_mul(PAGE_SIZE), zero.saturating_mul(PAGE_SIZE)].map(show_size);
         writeln!(out, "{kind:<15} {count:>8} {mapped:>10} {sent:>10} {zero:>10}")?;
+    }
+    Ok(())
+}
+
+fn objects(model: &Model, out: &mut impl Write) -> io::Result<()> {
+    if heading(
+        out,
+        model.objects.is_empty(),
+        &format!("{:>8} {:>10} {:>5}  SHARED MEMORY", "SPACE", "SIZE", "SEALS"),
+    )? {
+        for (id, state) in &model.objects {
+            let (name, size) = (model.object(*id), show_size(state.size));
+            writeln!(out, "{:>8} {size:>10} {:>#5x}  {name}", id.0, state.seals)?;
+        }
     }
     Ok(())
 }

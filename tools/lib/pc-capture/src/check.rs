@@ -12,6 +12,7 @@ use crate::file::Files;
 use crate::memory::{self, Known};
 use crate::openfile::Fds;
 use crate::procfs::{Stat, Status};
+use crate::shm::is_gone;
 use crate::task::FDS;
 
 const PF_KTHREAD: u64 = 0x0020_0000;
@@ -42,7 +43,10 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
     let mut areas: Vec<_> = known.values().map(|(area, _)| area).collect();
     areas.sort_unstable_by_key(|area| area.start);
     for area in areas {
-        collect(memory::vma(pid, area, &known, &mut files), &mut bad)?;
+        match memory::vma(pid, area, &known, &mut files) {
+            Err(err) if is_gone(&err) => {}
+            found => collect(found, &mut bad)?,
+        }
     }
     for link in ["cwd", "root", "exe"] {
         collect(files.link(link, pc_image::FileNeed::Kind), &mut bad)?;
@@ -50,11 +54,12 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
     let mut fds = Fds::list(pid, pidfd.as_fd(), &mut files, settings.tcp_close, false)?;
     bad.extend(fds.capture(FDS)?.unsupported);
     drop(fds);
+    bad.extend(files.objects.judge()?);
     if !bad.is_empty() {
         return Err(CaptureError::Unsupported(bad));
     }
     // Named once more when they are captured, as they may be others then.
-    Ok(Target { pid, pidfd, status, stat, files: Files::new(pid), known })
+    Ok(Target { pid, pidfd, status, stat, files: files.anew(), known })
 }
 
 fn collect<T>(result: Result<T>, bad: &mut Vec<Unsupported>) -> Result<()> {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use pc_image::{File, FileId, FileNeed};
 
 use crate::error::{Context, Result, unsupported};
+use crate::shm::Objects;
 
 /// The files of one process that were named so far.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct Files {
     prefix: PathBuf,
     known: HashMap<(Vec<u8>, FileNeed), FileId>,
     fresh: Vec<File>,
+    /// Files without a path: shared memory.
+    pub objects: Objects,
 }
 
 impl Files {
@@ -27,7 +30,12 @@ impl Files {
         let ns = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/mnt")).ok();
         let same = ns("self") == ns(&pid.to_string());
         let prefix = if same { PathBuf::new() } else { format!("/proc/{pid}/root").into() };
-        Self { pid, prefix, known: HashMap::new(), fresh: Vec::new() }
+        Self { pid, prefix, known: HashMap::new(), fresh: Vec::new(), objects: Objects::new(pid) }
+    }
+
+    /// The same with no path named yet.
+    pub fn anew(self) -> Self {
+        Self { known: HashMap::new(), fresh: Vec::new(), ..self }
     }
 
     /// A path of the process as this one can open it.

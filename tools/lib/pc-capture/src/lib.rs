@@ -29,6 +29,7 @@ mod restart;
 mod rounds;
 mod session;
 mod settings;
+mod shm;
 mod signal;
 mod signalfd;
 mod sockopts;

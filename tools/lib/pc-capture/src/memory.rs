@@ -102,12 +102,15 @@ pub(crate) fn vma(pid: i32, area: &Area, known: &Known, files: &mut Files) -> Re
         let gone = std::io::Error::other("the mapping changed while it was looked at");
         return Err(gone).of(pid, format_args!("reading the mapping at {:#x}", area.start));
     };
-    if let Some(why) = unmovable(area, smaps) {
+    let object = files.objects.is_mapped_by(area);
+    if let Some(why) = unmovable(area, smaps, object) {
         return unsupported(pid, None, refusal(area, why));
     }
-    let backing = match backing(pid, area, smaps, files) {
-        Ok(found) => found,
-        Err(why) => return unsupported(pid, None, refusal(area, &why)),
+    let backing = match object {
+        true => files.objects.mapped(area)?,
+        false => {
+            backing(pid, area, smaps, files).or_else(|why| unsupported(pid, None, refusal(area, &why)))?
+        }
     };
     let name = area.name.strip_prefix(b"[anon:").and_then(|name| name.strip_suffix(b"]"));
     Ok(Vma {
@@ -126,8 +129,8 @@ fn refusal(area: &Area, why: &str) -> String {
     format!("its mapping at {:#x} ({label}) {why}", area.start)
 }
 
-/// Why a mapping cannot be moved, whatever it shows.
-fn unmovable(area: &Area, smaps: &Smaps) -> Option<&'static str> {
+/// Why a mapping cannot be moved, whatever it shows; `object` if that is shared memory.
+fn unmovable(area: &Area, smaps: &Smaps, object: bool) -> Option<&'static str> {
     let name = area.name.as_slice();
     if matches!(name, b"[vdso]" | b"[vvar]" | b"[vvar_vclock]" | b"[vsyscall]") {
         None
@@ -143,7 +146,7 @@ fn unmovable(area: &Area, smaps: &Smaps) -> Option<&'static str> {
         Some("is a shadow stack, which cannot be moved yet")
     } else if smaps.has(b"sl") {
         Some("is sealed, which cannot be moved yet")
-    } else if area.shared && (smaps.has(b"mw") || area.prot & prot::WRITE != 0) {
+    } else if area.shared && !object && (smaps.has(b"mw") || area.prot & prot::WRITE != 0) {
         Some("is shared and may be written, which cannot be moved yet")
     } else {
         None
@@ -188,7 +191,9 @@ fn backing(pid: i32, area: &Area, smaps: &Smaps, files: &mut Files) -> std::resu
         // A private mapping of /dev/zero is anonymous memory.
         b"/dev/zero" if !area.shared => Ok(Backing::Anonymous),
         _ if name.starts_with(b"[anon:") => Ok(Backing::Anonymous),
-        _ if name.starts_with(b"/memfd:") => Err("is a memfd, which cannot be moved yet".to_owned()),
+        _ if name.starts_with(b"/memfd:") => {
+            Err("is a memfd of huge pages, which cannot be moved yet".to_owned())
+        }
         _ if name.starts_with(b"/SYSV") => {
             Err("is System V shared memory, which cannot be moved yet".to_owned())
         }
@@ -258,10 +263,8 @@ pub struct Present {
 pub(crate) fn carries_pages(vma: &Vma) -> bool {
     match vma.backing {
         Backing::Anonymous | Backing::Hugetlb { .. } => true,
-        Backing::File { .. } => vma.flags & vma_flag::SHARED == 0,
-        Backing::Shm { .. } | Backing::Vdso | Backing::Vvar | Backing::VvarVclock | Backing::Vsyscall => {
-            false
-        }
+        Backing::File { .. } | Backing::Shm { .. } => vma.flags & vma_flag::SHARED == 0,
+        Backing::Vdso | Backing::Vvar | Backing::VvarVclock | Backing::Vsyscall => false,
     }
 }
 
@@ -287,7 +290,7 @@ pub fn present(pid: i32, pagemap: &Pagemap, vmas: &[Vma]) -> Result<Present> {
 fn scan(pagemap: &Pagemap, vma: &Vma, regions: &mut Vec<PageRegion>) -> std::io::Result<()> {
     let content = PageIs::PRESENT | PageIs::SWAPPED;
     let narrow = |query: Query| match vma.backing {
-        Backing::File { .. } => query.without(PageIs::PFNZERO | PageIs::FILE),
+        Backing::File { .. } | Backing::Shm { .. } => query.without(PageIs::PFNZERO | PageIs::FILE),
         Backing::Hugetlb { .. } => query,
         _ => query.without(PageIs::PFNZERO),
     };

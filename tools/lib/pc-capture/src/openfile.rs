@@ -13,7 +13,7 @@ use pc_sys::{fcntl, kcmp, pidfd};
 use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
 use crate::file::Files;
 use crate::procfs::FdInfo;
-use crate::{epoll, eventfd, external, inet, pipe, regular, signalfd, timerfd, unix};
+use crate::{epoll, eventfd, external, inet, pipe, regular, shm, signalfd, timerfd, unix};
 
 /// A descriptor as /proc shows it.
 #[derive(Debug)]
@@ -128,6 +128,9 @@ impl<'a> Fds<'a> {
         }
         if external::is_terminal(descriptor) {
             return Ok(external::terminal(self, descriptor));
+        }
+        if self.files.objects.is_open_as(descriptor) {
+            return shm::capture(self, descriptor);
         }
         regular::capture(self, descriptor)
     }

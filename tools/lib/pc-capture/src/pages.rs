@@ -2,6 +2,8 @@
 //!
 //! One thread reads and looks for zero pages, another puts (checksums, writes), with buffers going round between them.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -54,8 +56,30 @@ pub fn copy(
     hashes: &mut Hashes,
     sink: &mut (dyn Sink + Send),
 ) -> Result<Copied> {
+    let mem = ProcMem::open(plan.pid).of(plan.pid, "opening its memory")?;
+    copy_from(plan, Origin::Process(mem), spans, hashes, sink)
+}
+
+/// The same from a file, in which addresses are offsets. Behind its end it reads as zero.
+pub(crate) fn copy_file(
+    plan: CopyPlan<'_>,
+    file: &File,
+    spans: &[Span],
+    hashes: &mut Hashes,
+    sink: &mut (dyn Sink + Send),
+) -> Result<Copied> {
+    copy_from(plan, Origin::File(file), spans, hashes, sink)
+}
+
+fn copy_from(
+    plan: CopyPlan<'_>,
+    origin: Origin<'_>,
+    spans: &[Span],
+    hashes: &mut Hashes,
+    sink: &mut (dyn Sink + Send),
+) -> Result<Copied> {
     let total: u64 = spans.iter().map(|s| s.end - s.start).sum();
-    let mut reader = Reader::new(plan, hashes)?;
+    let mut reader = Reader::new(plan, origin, hashes);
     if total <= SMALL {
         return copy_here(&mut reader, spans, sink);
     }
@@ -211,9 +235,54 @@ impl<'a> Cutter<'a> {
     }
 }
 
+/// Where pages are read.
+#[derive(Debug)]
+enum Origin<'a> {
+    Process(ProcMem),
+    File(&'a File),
+}
+
+impl Origin<'_> {
+    /// As many bytes of the ranges as can be read at once; the rest is read page by page.
+    fn read_fast(&self, pid: i32, ranges: &[RemoteRange], buf: &mut [u8]) -> std::io::Result<usize> {
+        let Self::File(file) = self else {
+            return match read_remote_ranges(pid, ranges, buf) {
+                Err(err) if err.raw_os_error() == Some(libc::EFAULT) => Ok(0),
+                read => read,
+            };
+        };
+        let mut done = 0;
+        for range in ranges {
+            let got = file.read_at(&mut buf[done..done + range.len], range.addr)?;
+            done += got;
+            if got < range.len {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    fn read_page(&self, addr: u64, page: &mut [u8]) -> std::io::Result<()> {
+        match self {
+            Self::Process(mem) => mem.read(addr, page),
+            Self::File(file) => {
+                let mut done = 0;
+                while done < page.len() {
+                    match file.read_at(&mut page[done..], addr + done as u64)? {
+                        0 => break,
+                        more => done += more,
+                    }
+                }
+                page[done..].fill(0);
+                Ok(())
+            }
+        }
+    }
+}
+
 struct Reader<'a> {
     plan: CopyPlan<'a>,
-    mem: ProcMem,
+    origin: Origin<'a>,
     hashes: &'a mut Hashes,
     batch: Vec<Span>,
     /// Zero ranges found and not sent yet.
@@ -223,9 +292,8 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(plan: CopyPlan<'a>, hashes: &'a mut Hashes) -> Result<Self> {
-        let mem = ProcMem::open(plan.pid).of(plan.pid, "opening its memory")?;
-        Ok(Self { plan, mem, hashes, batch: Vec::new(), zero: Vec::new(), zero_pages: 0, unchanged: 0 })
+    fn new(plan: CopyPlan<'a>, origin: Origin<'a>, hashes: &'a mut Hashes) -> Self {
+        Self { plan, origin, hashes, batch: Vec::new(), zero: Vec::new(), zero_pages: 0, unchanged: 0 }
     }
 
     fn add_to(&self, copied: &mut Copied) {
@@ -255,7 +323,11 @@ impl<'a> Reader<'a> {
         let ranges: Vec<RemoteRange> =
             batch.iter().map(|s| RemoteRange { addr: s.start, len: (s.end - s.start) as usize }).collect();
         let readable = batch.first().is_some_and(|s| s.readable);
-        let got = if readable { self.read_fast(&ranges, &mut chunk.buf)? } else { 0 };
+        let pid = self.plan.pid;
+        let got = match readable {
+            true => self.origin.read_fast(pid, &ranges, &mut chunk.buf).of(pid, "reading its memory")?,
+            false => 0,
+        };
         let mut at = 0;
         for span in batch {
             for addr in (span.start..span.end).step_by(PAGE) {
@@ -270,18 +342,9 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// As many bytes as can be read at once; the rest is read page by page.
-    fn read_fast(&self, ranges: &[RemoteRange], buf: &mut [u8]) -> Result<usize> {
-        match read_remote_ranges(self.plan.pid, ranges, buf) {
-            Ok(got) => Ok(got / PAGE * PAGE),
-            Err(err) if err.raw_os_error() == Some(libc::EFAULT) => Ok(0),
-            Err(err) => Err(err).of(self.plan.pid, "reading its memory"),
-        }
-    }
-
     /// One page as a debugger reads it; false if it is gone and may be.
     fn read_page(&self, addr: u64, page: &mut [u8]) -> Result<bool> {
-        match self.mem.read(addr, page) {
+        match self.origin.read_page(addr, page) {
             Ok(()) => Ok(true),
             Err(_) if self.plan.running => Ok(false),
             Err(err) => Err(err).of(self.plan.pid, format_args!("reading its memory at {addr:#x}")),

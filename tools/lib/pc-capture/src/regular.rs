@@ -28,7 +28,7 @@ fn need(d: &Descriptor) -> std::result::Result<FileNeed, String> {
         return Err(format!("{link}, which cannot be moved yet"));
     }
     if link.starts_with("/memfd:") {
-        return Err(format!("a memfd ({link}), which cannot be moved yet"));
+        return Err(format!("a memfd of huge pages ({link}), which cannot be moved yet"));
     }
     if kind.is_dir() || d.flags() & libc::O_PATH as u32 != 0 || !kept(&link) {
         return Ok(FileNeed::Kind);

@@ -20,11 +20,14 @@ use crate::procfs::Status;
 use crate::restart::Waits;
 use crate::rounds::{Pace, Sent};
 use crate::settings::{Caller, Settings};
+use crate::shm::is_gone;
 use crate::task::{self, FDS, SPACE};
 
 /// How long a moment without a child is waited for, and the pause between two looks.
 const PATIENCE: Duration = Duration::from_secs(2);
 const BETWEEN: Duration = Duration::from_millis(1);
+/// How often the mappings of a running process are read again when they have changed under the look.
+const TRIES: u32 = 20;
 
 /// One capture.
 pub(crate) struct Session<'a> {
@@ -39,6 +42,8 @@ pub(crate) struct Session<'a> {
     /// The pages that it holds.
     pub sent: Sent,
     told: Option<Task>,
+    /// Shared memory that is no more, to be told.
+    pub gone_objects: Vec<SpaceId>,
     /// What its threads wait for.
     pub waits: Waits,
     /// Of the round that is being sent.
@@ -59,7 +64,7 @@ impl<'a> Session<'a> {
         let pid = target.pid;
         let areas = memory::read_running(pid, &mut target.known.clone())?;
         let vdso = machine::vdso(pid, &areas)?;
-        let machine = machine::machine(pid, vdso, target.status.anonymous)?;
+        let machine = machine::machine(pid, vdso, target.status.anonymous + target.files.objects.bytes())?;
         let mut sink = Paced { inner: sink, pace: Pace::new(Instant::now()) };
         sink.record(&Record::Machine(machine))?;
         sink.flush()?; // its clock readings are worth the more, the sooner they arrive
@@ -73,6 +78,7 @@ impl<'a> Session<'a> {
             vmas: Vec::new(),
             sent: Sent::default(),
             told: None,
+            gone_objects: Vec::new(),
             waits: Waits::default(),
             counts: Counts::default(),
             figures: Figures::default(),
@@ -117,11 +123,19 @@ impl<'a> Session<'a> {
     /// The mappings of now.
     pub fn look_at_mappings(&mut self, standing: bool) -> Result<Vec<Vma>> {
         let Target { pid, known, files, status, .. } = &mut self.target;
-        let areas = match standing {
-            true => memory::read_standing(*pid, known, status.anonymous)?,
-            false => memory::read_running(*pid, known)?,
-        };
-        memory::vmas(*pid, &areas, known, files)
+        let mut tries = 0;
+        loop {
+            let areas = match standing {
+                true => memory::read_standing(*pid, known, status.anonymous)?,
+                false => memory::read_running(*pid, known)?,
+            };
+            match memory::vmas(*pid, &areas, known, files) {
+                // Shared memory that was unmapped before it could be opened: there are others now.
+                Err(err) if !standing && tries < TRIES && is_gone(&err) => known.clear(),
+                found => return found,
+            }
+            tries += 1;
+        }
     }
 
     /// The same with all that smaps tells: of mappings that may have been replaced by others with the same borders.
@@ -155,6 +169,7 @@ impl<'a> Session<'a> {
             self.told = Some(task.clone());
             self.put(Record::Task(task))?;
         }
+        self.object_births()?;
         for file in self.target.files.take_fresh() {
             self.put(Record::File(file))?;
         }

@@ -48,12 +48,14 @@ impl Session<'_> {
         self.figures.stop.freeze = micros(began);
         let round = RoundBegin { number, last: true, clocks: machine::clocks(pid)? };
         // Mappings and pages are looked at before any remote call, which has a mapping of its own.
+        self.target.files.objects.begin_look();
         let mut vmas = self.look_at_mappings(true)?;
         let Changes { mut mappings, zaps, scan } = self.changes(&vmas, Pass::Stop)?;
         if !self.vmas.is_empty() && !scan.fresh.is_empty() {
             vmas = self.look_anew_at_mappings()?;
             mappings = self.what_changed(&vmas, &scan);
         }
+        self.look_at_objects()?;
         self.figures.stop.scan = micros(began) - self.figures.stop.freeze;
         let (early, late) = apart(&scan.found.spans, workplace(&vmas, self.target.stat.start_stack));
         self.counts = Counts::default();
@@ -64,6 +66,7 @@ impl Session<'_> {
         let state = self.ask_and_copy(&mut tracees, &early, &waits, &scan)?;
         self.copy(&late, false)?;
         self.copy_unseen(&state, &scan)?;
+        self.copy_objects(false)?;
         self.figures.written_from = Some(Instant::now());
         let (task, threads) = self.put_state(state)?;
         let counts = self.counts;

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use pc_image::{Item, MapChange, Pages, Record, Source, SpaceId, SpaceKind};
+use pc_image::{Item, MapChange, Pages, Record, Source, SpaceId};
 
 use crate::error::{Context, RebuildError};
 use crate::image::Image;
@@ -112,6 +112,7 @@ impl<'a> Engine<'a> {
         {
             self.last_round = round.last;
         }
+        let Some(item) = self.image.objects.take(item)? else { return Ok(()) };
         let record = match item {
             Item::Pages(pages) => return self.take_pages(pages),
             Item::Record(record) => *record,
@@ -119,7 +120,6 @@ impl<'a> Engine<'a> {
         match &record {
             Record::Machine(machine) => machine::judge(machine)?,
             Record::File(file) => file::judge(file)?,
-            Record::Space(space) => self.judge_space(&space.kind)?,
             Record::RoundBegin(round)
                 if self.keeping
                     && !self.settings.no_pipeline
@@ -152,15 +152,6 @@ impl<'a> Engine<'a> {
             _ => {}
         }
         self.image.take(record)
-    }
-
-    fn judge_space(&self, kind: &SpaceKind) -> Result<(), RebuildError> {
-        match kind {
-            SpaceKind::Mm => Ok(()),
-            SpaceKind::Shm { name, .. } => {
-                Err(RebuildError::Unsupported(format!("shared memory ({name}) is not supported")))
-            }
-        }
     }
 
     fn check_space(&self, space: SpaceId) -> Result<(), RebuildError> {
@@ -282,8 +273,9 @@ impl<'a> Engine<'a> {
         later.done();
         self.times.release = began.elapsed();
         self.times.restore = last_byte.elapsed();
+        let pages = self.pages + self.image.objects.pages;
         let init = newborn.init.map(|init| init.release(self.settings.detach)).transpose()?;
-        Ok(Restored::new(pid, init, threads, self.pages, self.times))
+        Ok(Restored::new(pid, init, threads, pages, self.times))
     }
 }
 

@@ -8,6 +8,7 @@ use pc_image::{
 };
 
 use crate::error::{RebuildError, missing};
+use crate::shm::Objects;
 
 /// Everything known, by number.
 #[derive(Debug, Default)]
@@ -15,6 +16,8 @@ pub struct Image {
     pub machine: Option<Machine>,
     pub tasks: BTreeMap<TaskId, Task>,
     pub spaces: BTreeMap<SpaceId, SpaceKind>,
+    /// Shared memory, with what was sent of it.
+    pub objects: Objects,
     pub files: BTreeMap<FileId, File>,
     pub vmas: BTreeMap<u64, Vma>,
     pub mm_state: Option<MmState>,
@@ -44,11 +47,16 @@ impl Image {
                 self.tasks.remove(&id);
             }
             Record::Space(s) => {
+                if let SpaceKind::Shm { size, name } = &s.kind {
+                    self.objects.born(s.id, *size, name)?;
+                }
                 self.spaces.insert(s.id, s.kind);
             }
             Record::SpaceGone(id) => {
+                self.objects.gone(id);
                 self.spaces.remove(&id);
             }
+            Record::ShmState(state) => self.objects.state(state)?,
             Record::File(f) => {
                 self.files.insert(f.id, f);
             }

@@ -31,6 +31,7 @@ mod pipe;
 mod regular;
 mod running;
 mod settings;
+mod shm;
 mod signal;
 mod signalfd;
 mod task;

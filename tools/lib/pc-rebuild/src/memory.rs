@@ -225,9 +225,8 @@ fn refuse_odd(vma: &Vma, reserved: (u64, u64)) -> Result<(), RebuildError> {
         return refuse("memory protection keys are not supported");
     }
     match vma.backing {
-        Backing::Shm { .. } => refuse("shared memory is not supported"),
         Backing::Anonymous | Backing::Hugetlb { .. } if vma.flags & vma_flag::SHARED != 0 => {
-            refuse("shared memory is not supported")
+            refuse("shared memory of this kind is not supported")
         }
         _ => Ok(()),
     }
@@ -235,7 +234,7 @@ fn refuse_odd(vma: &Vma, reserved: (u64, u64)) -> Result<(), RebuildError> {
 
 /// Maps them all in one batch; their files are opened here and sent over.
 fn map_all(newborn: &mut Newborn, image: &Image, vmas: &[&Vma]) -> Result<(), RebuildError> {
-    let mut files: BTreeMap<(FileId, bool), usize> = BTreeMap::new();
+    let mut files: BTreeMap<(Shown, bool), usize> = BTreeMap::new();
     let mut opened: Vec<OwnedFd> = Vec::new();
     for vma in vmas {
         if let Some(key) = file_key(vma)
@@ -243,7 +242,10 @@ fn map_all(newborn: &mut Newborn, image: &Image, vmas: &[&Vma]) -> Result<(), Re
         {
             let flags = if key.1 { libc::O_RDWR } else { libc::O_RDONLY };
             entry.insert(opened.len());
-            opened.push(file::open(image.file(key.0)?, flags)?);
+            opened.push(match key.0 {
+                Shown::File(file) => file::open(image.file(file)?, flags)?,
+                Shown::Object(space) => image.objects.open(space, flags)?,
+            });
         }
     }
     let pid = newborn.husk.pid();
@@ -264,12 +266,23 @@ fn map_all(newborn: &mut Newborn, image: &Image, vmas: &[&Vma]) -> Result<(), Re
     Ok(())
 }
 
-/// The file of a mapping, and whether it has to be open for writing.
-fn file_key(vma: &Vma) -> Option<(FileId, bool)> {
-    let Backing::File { file, .. } = vma.backing else { return None };
+/// What a mapping is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Shown {
+    File(FileId),
+    Object(SpaceId),
+}
+
+/// What a mapping shows that has to be opened, and whether for writing.
+fn file_key(vma: &Vma) -> Option<(Shown, bool)> {
+    let shown = match vma.backing {
+        Backing::File { file, .. } => Shown::File(file),
+        Backing::Shm { space, .. } => Shown::Object(space),
+        _ => return None,
+    };
     let writable = vma.flags & vma_flag::SHARED != 0
         && (vma.flags & vma_flag::MAYWRITE != 0 || vma.prot & prot::WRITE != 0);
-    Some((file, writable))
+    Some((shown, writable))
 }
 
 fn mmap(vma: &Vma, fd: i32) -> Call {
@@ -283,7 +296,7 @@ fn mmap(vma: &Vma, fd: i32) -> Call {
         flags |= libc::MAP_NORESERVE;
     }
     match vma.backing {
-        Backing::File { offset: at, .. } => offset = at,
+        Backing::File { offset: at, .. } | Backing::Shm { offset: at, .. } => offset = at,
         Backing::Hugetlb { shift } => {
             flags |= libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | i32::from(shift) << libc::MAP_HUGE_SHIFT;
         }

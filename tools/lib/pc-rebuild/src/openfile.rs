@@ -11,7 +11,7 @@ use crate::fdtable::{Built, words};
 use crate::image::Image;
 use crate::newborn::Newborn;
 use crate::settings::{Notices, Settings};
-use crate::{epoll, eventfd, external, inet, pipe, regular, signalfd, timerfd, unix};
+use crate::{epoll, eventfd, external, inet, pipe, regular, shm, signalfd, timerfd, unix};
 
 /// What is left to be done when the process is about to run, and taken back if it never does.
 #[derive(Debug, Default)]
@@ -73,6 +73,7 @@ pub fn build_all(
                 Some(fd) => fd,
                 None => continue,
             },
+            OpenFileKind::Shm(shm) => shm::build(image, open, shm)?,
             OpenFileKind::External(external) => external::build(open, external, settings, notices)?,
         };
         built.insert(open.id, fd);
@@ -82,11 +83,13 @@ pub fn build_all(
             set_flags(open, fd)?;
         }
     }
+    image.objects.finish()?;
     Ok((built, later))
 }
 
 fn set_flags(open: &OpenFile, fd: &OwnedFd) -> Result<(), RebuildError> {
-    let by_open = matches!(open.kind, OpenFileKind::Regular(_) | OpenFileKind::External(_));
+    let by_open =
+        matches!(open.kind, OpenFileKind::Regular(_) | OpenFileKind::Shm(_) | OpenFileKind::External(_));
     if by_open || open.flags as i32 & SETTABLE == 0 {
         return Ok(());
     }

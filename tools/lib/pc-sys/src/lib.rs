@@ -14,6 +14,7 @@ pub mod pagemap;
 pub mod pidfd;
 pub mod ptrace;
 pub mod sched;
+pub mod shm;
 pub mod signalfd;
 pub mod sockopt;
 pub mod timerfd;

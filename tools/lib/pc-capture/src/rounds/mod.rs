@@ -9,7 +9,7 @@ mod tracking;
 pub(crate) use changes::{diff, is_empty};
 pub(crate) use pace::Pace;
 pub(crate) use sent::Sent;
-pub(crate) use tracking::{Pass, Scan, Tracking};
+pub(crate) use tracking::{Pass, Scan, Tracking, seed};
 
 use std::time::{Duration, Instant};
 
@@ -108,6 +108,7 @@ impl Session<'_> {
         let began = Instant::now();
         self.sink.pace.begin_round(began);
         self.counts = Counts::default();
+        self.target.files.objects.begin_look();
         self.descriptors()?;
         let clocks = machine::clocks(pid)?;
         let pause = self.pause_if_needed()?;
@@ -123,6 +124,7 @@ impl Session<'_> {
         if let Some(tracees) = pause {
             tracees.detach()?;
         }
+        self.look_at_objects()?;
         self.put(Record::RoundBegin(RoundBegin { number, last: false, clocks }))?;
         self.sink.flush()?;
         self.births()?;
@@ -131,6 +133,7 @@ impl Session<'_> {
         let spans = changes.scan.found.spans;
         spans.iter().for_each(|span| self.sent.insert(span.start, span.end));
         self.copy(&spans, true)?;
+        self.copy_objects(true)?;
         if !changes.scan.fresh.is_empty() {
             // Others may lie there now, with the same borders: the next look is to be at smaps.
             self.target.known.clear();
@@ -189,6 +192,7 @@ impl Session<'_> {
     }
 
     pub(crate) fn zaps(&mut self, ranges: Vec<(u64, u64)>) -> Result<()> {
+        self.object_zaps()?;
         if ranges.is_empty() {
             return Ok(());
         }
@@ -212,15 +216,16 @@ impl Session<'_> {
 
     fn left(&mut self) -> Result<u64> {
         let Some(tracking) = &mut self.tracking.0 else { return Ok(0) };
-        let hashed = if tracking.is_hashing() { self.counts.pages * PAGE_SIZE } else { 0 };
+        let shared = self.target.files.objects.left().1;
+        let hashed = if tracking.is_hashing() { self.counts.pages * PAGE_SIZE } else { shared };
         tracking.left(&self.vmas, hashed)
     }
 
     /// How long a stop would be now.
     fn foretell(&self, left: u64) -> Duration {
         let sending = self.sink.pace.time_for(left).unwrap_or_default();
-        let compared =
-            self.tracking.0.as_ref().map_or(0, |tracking| tracking.compared(&self.sent)) * PAGE_SIZE;
+        let private = self.tracking.0.as_ref().map_or(0, |tracking| tracking.compared(&self.sent));
+        let compared = private * PAGE_SIZE + self.target.files.objects.left().0;
         let hashing = Duration::from_micros(compared * 1_000 / (HASH_RATE / 1_000));
         STOP_BASE + sending + hashing
     }

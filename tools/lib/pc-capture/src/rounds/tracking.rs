@@ -247,8 +247,7 @@ impl Tracking {
 
     fn ask(&mut self, vma: &Vma, clear: bool) -> Result<Found> {
         self.runs.clear();
-        let what =
-            if matches!(vma.backing, Backing::File { .. }) { What::PrivateFile } else { What::Anonymous };
+        let what = what(vma);
         let Some(tracker) = &mut self.tracker else { return Ok(Found::Lost) };
         let found = tracker.scan((vma.start, vma.end), what, clear, &mut self.runs);
         found.map_err(|err| failed(self.pid, err))
@@ -288,9 +287,7 @@ impl Tracking {
         let mut left = hashed;
         for vma in vmas.iter().filter(|vma| carries_pages(vma)) {
             self.runs.clear();
-            let what =
-                if matches!(vma.backing, Backing::File { .. }) { What::PrivateFile } else { What::Anonymous };
-            let found = tracker.scan((vma.start, vma.end), what, false, &mut self.runs);
+            let found = tracker.scan((vma.start, vma.end), what(vma), false, &mut self.runs);
             if found.map_err(|err| failed(self.pid, err))? == Found::Tracked {
                 let written = self.runs.iter().filter(|run| run.written && !run.guard);
                 left += written.map(|run| run.end - run.start).sum::<u64>();
@@ -314,6 +311,13 @@ impl Tracking {
                 return; // it is gone; closing does the rest
             }
         }
+    }
+}
+
+fn what(vma: &Vma) -> What {
+    match vma.backing {
+        Backing::File { .. } | Backing::Shm { .. } => What::PrivateFile,
+        _ => What::Anonymous,
     }
 }
 
@@ -391,7 +395,7 @@ fn failed(pid: i32, err: TrackError) -> CaptureError {
 }
 
 /// For hashes that nobody can foretell.
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
     hasher.write_u128(Instant::now().elapsed().as_nanos());

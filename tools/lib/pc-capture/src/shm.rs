@@ -1,0 +1,407 @@
+//! Shared memory that the process alone has: memfds and shared anonymous memory.
+//!
+//! An object is opened from outside, and its content read through the file rather than through a mapping: it may be
+//! mapped twice, in part or not at all, and what is written through the file (pwrite(2), ftruncate(2), punched holes) no
+//! tracking of mappings sees. So its pages are hashed, and compared in every round and at the stop. While it is held open
+//! its inode number is nobody else's.
+//!
+//! Not carried: bytes that were written through a mapping behind the end of the object, in its last page.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{Whence, lseek};
+use pc_image::{
+    Backing, OpenFileKind, PAGE_SIZE, Record, ShmFile, ShmState, Sink, Space, SpaceId, SpaceKind, Zap,
+};
+use pc_track::Hashes;
+
+use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
+use crate::memory::{How, Span};
+use crate::openfile::{Descriptor, Fds};
+use crate::pages::{self, CopyPlan};
+use crate::procfs::{Area, parse_maps};
+use crate::regular::device;
+use crate::rounds::{Sent, seed};
+use crate::session::Session;
+use crate::task::SPACE;
+
+/// What the kernel adds to the path of a file without a name.
+const DELETED: &[u8] = b" (deleted)";
+
+/// One object.
+#[derive(Debug)]
+struct Object {
+    id: SpaceId,
+    /// As /proc/PID/maps shows it.
+    name: String,
+    file: File,
+    /// The descriptor or the mapping at which it was found first.
+    found: Place,
+    /// Nobody else has it, as far as can be seen.
+    alone: bool,
+    /// It was found in the look that is being taken.
+    seen: bool,
+    /// What the destination was told.
+    told: Option<ShmState>,
+    state: ShmState,
+    /// Where the object has content.
+    content: Vec<(u64, u64)>,
+    /// What the destination holds and the object no longer has.
+    zaps: Vec<(u64, u64)>,
+    sent: Sent,
+    hashes: Hashes,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Descriptor(i32),
+    Mapping(u64),
+}
+
+/// The objects of one process.
+#[derive(Debug)]
+pub(crate) struct Objects {
+    pid: i32,
+    /// The device on which the kernel makes all of them.
+    device: Option<(u32, u32)>,
+    /// By inode number.
+    known: BTreeMap<u64, Object>,
+    next: u32,
+    /// Pages that the last pass sent.
+    last_sent: u64,
+}
+
+impl Objects {
+    /// None found yet.
+    pub fn new(pid: i32) -> Self {
+        let own = memfd_create(c"pc-dump", MFdFlags::MFD_CLOEXEC).map(File::from);
+        let device = own.ok().and_then(|own| own.metadata().ok()).map(|meta| device(meta.dev()));
+        Self { pid, device, known: BTreeMap::new(), next: SPACE.0 + 1, last_sent: 0 }
+    }
+
+    fn takes(&self, device: (u32, u32), name: &[u8]) -> bool {
+        self.device == Some(device) && (name.starts_with(b"/memfd:") || name == b"/dev/zero (deleted)")
+    }
+
+    /// Whether a mapping shows such an object.
+    pub fn is_mapped_by(&self, area: &Area) -> bool {
+        self.takes(area.dev, &area.name)
+    }
+
+    /// Whether a descriptor is of such an object.
+    pub fn is_open_as(&self, d: &Descriptor) -> bool {
+        self.takes(device(d.meta.dev()), &d.link)
+    }
+
+    /// What such a mapping shows.
+    pub fn mapped(&mut self, area: &Area) -> Result<Backing> {
+        let path = format!("/proc/{}/map_files/{:x}-{:x}", self.pid, area.start, area.end);
+        let space = self.find(area.inode, &area.name, &path, Place::Mapping(area.start))?;
+        Ok(Backing::Shm { space, offset: area.offset })
+    }
+
+    fn find(&mut self, inode: u64, name: &[u8], path: &str, found: Place) -> Result<SpaceId> {
+        if let Some(object) = self.known.get_mut(&inode) {
+            object.seen = true;
+            return Ok(object.id);
+        }
+        let object = self.open(inode, name, path, found)?;
+        let id = object.id;
+        self.next += 1;
+        self.known.insert(inode, object);
+        Ok(id)
+    }
+
+    fn open(&self, inode: u64, name: &[u8], path: &str, found: Place) -> Result<Object> {
+        let pid = self.pid;
+        let what = || format!("opening its shared memory by {path}");
+        let file = File::open(path).of(pid, what())?;
+        let meta = file.metadata().of(pid, what())?;
+        if meta.ino() != inode || self.device != Some(device(meta.dev())) {
+            return Err(io::Error::from(ErrorKind::NotFound)).of(pid, what());
+        }
+        let id = SpaceId(self.next);
+        let Ok(name) = String::from_utf8(name.to_vec()) else {
+            let name = String::from_utf8_lossy(name);
+            return refuse(pid, found, &name, "has a name that is no text, which cannot be moved yet");
+        };
+        let state = state(&file, id).of(pid, what())?;
+        Ok(Object {
+            id,
+            name,
+            file,
+            found,
+            alone: false,
+            seen: true,
+            told: None,
+            state,
+            content: Vec::new(),
+            zaps: Vec::new(),
+            sent: Sent::default(),
+            hashes: Hashes::new(seed()),
+        })
+    }
+
+    /// A look at mappings and descriptors begins: what it does not find is gone.
+    pub fn begin_look(&mut self) {
+        self.known.values_mut().for_each(|object| object.seen = false);
+    }
+
+    /// Looks for objects that are only open.
+    fn look_at_descriptors(&mut self) -> Result<()> {
+        let pid = self.pid;
+        for entry in fs::read_dir(format!("/proc/{pid}/fd")).of(pid, "listing its descriptors")? {
+            let path = entry.of(pid, "listing its descriptors")?.path();
+            let Ok(link) = fs::read_link(&path) else { continue }; // closed meanwhile
+            let link = link.as_os_str().as_bytes();
+            if !link.ends_with(DELETED) {
+                continue;
+            }
+            let Ok(meta) = fs::metadata(&path) else { continue };
+            let fd = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let (Some(fd), Some(path)) = (fd, path.to_str()) else { continue };
+            if self.takes(device(meta.dev()), link) {
+                match self.find(meta.ino(), link, path, Place::Descriptor(fd)) {
+                    Err(err) if is_gone(&err) => {}
+                    found => drop(found?),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Names the objects that other processes have, too. Each is judged once: later nobody can come by it unseen but from
+    /// the process itself.
+    pub fn judge(&mut self) -> Result<Vec<Unsupported>> {
+        let mut fresh: Vec<_> = self.known.iter_mut().filter(|(_, object)| !object.alone).collect();
+        if fresh.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pid = self.pid;
+        let mut bad = Vec::new();
+        for other in fs::read_dir("/proc").of(pid, "looking for who shares its memory")?.flatten() {
+            let other = other.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+            let Some(other) = other.filter(|other| ![pid, std::process::id() as i32].contains(other)) else {
+                continue;
+            };
+            let theirs = objects_of(other, self.device);
+            for (_, object) in fresh.iter().filter(|(inode, _)| theirs.contains(inode)) {
+                let why = format!("is shared with process {other}, which cannot be moved yet");
+                bad.push(refusal(pid, object.found, &object.name, &why));
+            }
+        }
+        if bad.is_empty() {
+            fresh.iter_mut().for_each(|(_, object)| object.alone = true);
+        }
+        Ok(bad)
+    }
+
+    /// Bytes that they hold.
+    pub fn bytes(&self) -> u64 {
+        let held = self.known.values().filter_map(|object| object.file.metadata().ok());
+        held.map(|meta| meta.blocks() * 512).sum()
+    }
+
+    /// Bytes that a stop would have to read, and those that the last pass had to send.
+    pub fn left(&self) -> (u64, u64) {
+        let sent = self.known.values().flat_map(|object| object.sent.ranges());
+        (sent.map(|(start, end)| end - start).sum(), self.last_sent * PAGE_SIZE)
+    }
+
+    /// Reads what the objects are now. Gives those that are no more and that the destination knows.
+    fn refresh(&mut self) -> Result<Vec<SpaceId>> {
+        let pid = self.pid;
+        let gone = self.known.values().filter(|object| !object.seen && object.told.is_some());
+        let gone = gone.map(|object| object.id).collect();
+        self.known.retain(|_, object| object.seen);
+        for object in self.known.values_mut() {
+            object.refresh().of(pid, format_args!("looking at its shared memory {}", object.name))?;
+        }
+        Ok(gone)
+    }
+}
+
+impl Object {
+    fn refresh(&mut self) -> io::Result<()> {
+        self.state = state(&self.file, self.id)?;
+        let room = self.state.size.next_multiple_of(PAGE_SIZE);
+        // Cutting it off at the destination takes these pages away.
+        for range in self.sent.within(room, u64::MAX) {
+            self.sent.remove(range.0, range.1);
+            self.hashes.forget(range);
+        }
+        self.content = content(&self.file, room)?;
+        self.zaps = self.sent.take_missing(self.content.iter().copied());
+        self.zaps.iter().for_each(|range| self.hashes.forget(*range));
+        Ok(())
+    }
+}
+
+fn state(file: &File, space: SpaceId) -> io::Result<ShmState> {
+    let meta = file.metadata()?;
+    let seals = fcntl(file.as_fd(), FcntlArg::F_GET_SEALS)? as u32;
+    let mode = meta.mode() & !libc::S_IFMT;
+    Ok(ShmState { space, size: meta.size(), seals, mode, uid: meta.uid(), gid: meta.gid() })
+}
+
+/// The pages below `room` that have content: lseek(2) with `SEEK_DATA`.
+fn content(file: &File, room: u64) -> io::Result<Vec<(u64, u64)>> {
+    let seek = |from: u64, whence: Whence| match lseek(file, from as i64, whence) {
+        Ok(at) => Ok(Some(at as u64)),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(err) => Err(io::Error::from(err)),
+    };
+    let mut ranges = Vec::new();
+    let mut at = 0;
+    while let Some(start) = seek(at, Whence::SeekData)?.filter(|start| *start < room) {
+        // It may have been cut off meanwhile.
+        let Some(hole) = seek(start, Whence::SeekHole)? else { break };
+        at = hole.next_multiple_of(PAGE_SIZE).min(room);
+        ranges.push((start / PAGE_SIZE * PAGE_SIZE, at));
+        if at == room {
+            break;
+        }
+    }
+    Ok(ranges)
+}
+
+/// Inode numbers of the objects that a process has mapped or open; none of one that may not be looked at.
+fn objects_of(pid: i32, on: Option<(u32, u32)>) -> Vec<u64> {
+    let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let lines = maps.split(|b| *b == b'\n').filter(|line| line.ends_with(DELETED));
+    let areas = lines.filter_map(parse_maps).flatten().filter(|area| Some(area.dev) == on);
+    let mut found: Vec<u64> = areas.map(|area| area.inode).collect();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+        let nameless = |link: std::path::PathBuf| link.as_os_str().as_bytes().ends_with(DELETED);
+        if fs::read_link(entry.path()).is_ok_and(nameless)
+            && let Ok(meta) = fs::metadata(entry.path())
+            && Some(device(meta.dev())) == on
+        {
+            found.push(meta.ino());
+        }
+    }
+    found
+}
+
+fn refusal(pid: i32, found: Place, name: &str, why: &str) -> Unsupported {
+    match found {
+        Place::Descriptor(fd) => Unsupported { pid, fd: Some(fd), what: format!("{name}, which {why}") },
+        Place::Mapping(start) => {
+            Unsupported { pid, fd: None, what: format!("its mapping at {start:#x} ({name}) {why}") }
+        }
+    }
+}
+
+fn refuse<T>(pid: i32, found: Place, name: &str, why: &str) -> Result<T> {
+    let Unsupported { fd, what, .. } = refusal(pid, found, name, why);
+    unsupported(pid, fd, what)
+}
+
+/// Whether a running process has unmapped or closed an object before it could be opened.
+pub(crate) fn is_gone(err: &CaptureError) -> bool {
+    matches!(err, CaptureError::Kernel { source, .. } if source.kind() == ErrorKind::NotFound)
+}
+
+/// A descriptor.
+pub(crate) fn capture(fds: &mut Fds<'_>, d: &Descriptor) -> Result<OpenFileKind> {
+    let path = format!("/proc/{}/fd/{}", fds.pid, d.fd);
+    let space = fds.files.objects.find(d.meta.ino(), &d.link, &path, Place::Descriptor(d.fd))?;
+    Ok(OpenFileKind::Shm(ShmFile { space, offset: d.info.pos }))
+}
+
+impl Session<'_> {
+    /// Ends the look at objects that [`Objects::begin_look`] began, behind the look at mappings.
+    pub(crate) fn look_at_objects(&mut self) -> Result<()> {
+        let objects = &mut self.target.files.objects;
+        objects.look_at_descriptors()?;
+        let bad = objects.judge()?;
+        if !bad.is_empty() {
+            return Err(CaptureError::Unsupported(bad));
+        }
+        let gone = objects.refresh()?;
+        self.gone_objects.extend(gone);
+        Ok(())
+    }
+
+    /// Says which objects are gone, new, or have another length or seals.
+    pub(crate) fn object_births(&mut self) -> Result<()> {
+        for id in std::mem::take(&mut self.gone_objects) {
+            self.sink.record(&Record::SpaceGone(id))?;
+        }
+        for object in self.target.files.objects.known.values_mut() {
+            if object.told.as_ref() == Some(&object.state) {
+                continue;
+            }
+            if object.told.is_none() {
+                let kind = SpaceKind::Shm { size: object.state.size, name: object.name.clone() };
+                self.sink.record(&Record::Space(Space { id: object.id, kind }))?;
+            }
+            self.sink.record(&Record::ShmState(object.state.clone()))?;
+            object.told = Some(object.state.clone());
+        }
+        Ok(())
+    }
+
+    /// Says which pages are gone.
+    pub(crate) fn object_zaps(&mut self) -> Result<()> {
+        for object in self.target.files.objects.known.values_mut() {
+            let ranges = std::mem::take(&mut object.zaps);
+            if !ranges.is_empty() {
+                self.counts.zapped_pages += pages_of(&ranges);
+                self.sink.record(&Record::Zap(Zap { space: object.id, ranges }))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the pages that differ from those sent before.
+    pub(crate) fn copy_objects(&mut self, running: bool) -> Result<()> {
+        let pid = self.target.pid;
+        let how = if self.tracking.0.is_some() { How::Compare } else { How::Send };
+        let mut all = Vec::new();
+        for object in self.target.files.objects.known.values_mut() {
+            let content = std::mem::take(&mut object.content);
+            self.figures.pages_scanned += pages_of(&content);
+            content.iter().for_each(|(start, end)| object.sent.insert(*start, *end));
+            let spans: Vec<Span> =
+                content.iter().map(|&(start, end)| Span { start, end, readable: true, how }).collect();
+            let plan = CopyPlan { pid, space: object.id, running, cancel: self.cancel };
+            all.push(pages::copy_file(plan, &object.file, &spans, &mut object.hashes, &mut self.sink)?);
+        }
+        all.iter().for_each(|copied| self.account(copied));
+        let sent = all.iter().map(|copied| copied.counts.pages + copied.counts.zero_pages).sum();
+        self.target.files.objects.last_sent = sent;
+        Ok(())
+    }
+}
+
+fn pages_of(ranges: &[(u64, u64)]) -> u64 {
+    ranges.iter().map(|(start, end)| (end - start) / PAGE_SIZE).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn content_is_told_in_whole_pages_and_without_holes() {
+        let file = File::from(memfd_create(c"test", MFdFlags::MFD_CLOEXEC).unwrap());
+        file.set_len(40 * PAGE_SIZE + 5).unwrap();
+        assert_eq!(content(&file, 41 * PAGE_SIZE).unwrap(), []);
+        file.write_all_at(b"x", 3 * PAGE_SIZE + 7).unwrap();
+        file.write_all_at(b"xyz", 40 * PAGE_SIZE + 2).unwrap();
+        let expected = [(3, 4), (40, 41)].map(|(start, end)| (start * PAGE_SIZE, end * PAGE_SIZE));
+        assert_eq!(content(&file, 41 * PAGE_SIZE).unwrap(), expected);
+        assert_eq!(content(&file, 20 * PAGE_SIZE).unwrap(), expected[..1]);
+    }
+}
