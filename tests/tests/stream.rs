@@ -141,6 +141,35 @@ fn counts_beyond_what_can_be_counted_are_refused_and_do_not_overflow() {
 }
 
 #[test]
+fn shared_memory_has_to_be_announced_and_no_page_lies_behind_its_end() {
+    let object = SpaceId(1);
+    let kind = SpaceKind::Shm { size: 5000, name: "/memfd:x (deleted)".into() };
+    let born = Record::Space(Space { id: object, kind });
+    let state = |size| Record::ShmState(ShmState { space: object, size, seals: 0, mode: 0, uid: 0, gid: 0 });
+    let zero = |end| Record::ZeroPages(ZeroPages { space: object, ranges: vec![(end - 4096, end)] });
+    let refused = |records: &[Record]| {
+        let mut validator = Validator::default();
+        validator.begin_segment();
+        validator.record(&Record::Machine(machine())).unwrap();
+        let begin = RoundBegin { number: 0, last: false, clocks: clocks(0) };
+        validator.record(&Record::RoundBegin(begin)).unwrap();
+        records.iter().find_map(|record| validator.record(record).err()).unwrap_or_default()
+    };
+    assert_eq!(refused(&[born.clone(), state(5000), zero(4096), zero(8192)]), "");
+    assert!(refused(&[born.clone(), state(5000), state(4096), zero(8192)]).contains("0x1000 bytes"));
+    assert!(refused(&[born.clone(), zero(4096)]).contains("unknown length"));
+    assert!(refused(&[state(5000)]).contains("nobody announced"));
+    assert!(refused(&[born.clone(), state(8192), zero(4096), state(5000)]).contains("Births behind Pages"));
+    let file = |space| {
+        let kind = OpenFileKind::Shm(ShmFile { space, offset: 0 });
+        Record::OpenFile(OpenFile { id: OpenFileId(0), flags: 2, owner: None, kind })
+    };
+    assert_eq!(refused(&[born.clone(), state(1), file(object)]), "");
+    let mm = Record::Space(Space { id: SpaceId(0), kind: SpaceKind::Mm });
+    assert!(refused(&[mm, file(SpaceId(0))]).contains("nobody announced"));
+}
+
+#[test]
 fn a_compressed_record_is_refused_by_name() {
     use pc_frame::{Flags, FrameWriter, Limits, Preamble};
     let mut w = FrameWriter::new(Vec::new(), Limits::default());
