@@ -105,7 +105,7 @@ pub enum Backing {
         /// Offset in bytes.
         offset: u64,
     },
-    /// A shared memory space from this offset in bytes.
+    /// A shared memory space from this offset in bytes. Private mappings carry pages that differ.
     Shm {
         /// The space.
         space: SpaceId,

@@ -79,7 +79,7 @@ struct Shared {
     sealed: File,
     /// Open only, and cut off and extended again and again.
     growing: File,
-    grown: u64,
+    grown: Vec<u8>,
     /// Mapped only, for reading only.
     closed: *mut u8,
 }
@@ -110,7 +110,7 @@ impl Shared {
             private,
             sealed,
             growing,
-            grown: 0,
+            grown: Vec::new(),
             closed,
         };
         (1..=3 * PAGES as u64).for_each(|n| new.step(n));
@@ -134,11 +134,14 @@ impl Shared {
             fallocate(&self.file, flags, (hole * PAGE) as i64, PAGE as i64).expect("a hole");
             self.model[hole] = 0;
         }
-        self.grown = n % 20_000;
-        self.growing.set_len(n % 300).expect("a length");
-        self.growing.set_len(self.grown).expect("a length");
-        if self.grown >= 8 {
-            self.growing.write_all_at(&n.to_le_bytes(), self.grown - 8).expect("content");
+        for len in [n % 300, n * 97 % 20_000] {
+            self.growing.set_len(len).expect("a length");
+            self.grown.resize(len as usize, 0);
+        }
+        if let Some(last) = self.grown.last_chunk_mut::<8>() {
+            *last = n.to_le_bytes();
+            let at = self.grown.len() as u64 - 8;
+            self.growing.write_all_at(&n.to_le_bytes(), at).expect("content");
         }
     }
 
@@ -173,11 +176,7 @@ impl Shared {
         check(seals(&self.sealed) == expected, "seals");
         check(seals(&self.file).is_empty(), "seals that were not there");
         let grown = fs::read(format!("/proc/self/fd/{}", self.growing.as_raw_fd())).unwrap_or_default();
-        let mut expected = vec![0; self.grown as usize];
-        if let Some(last) = expected.last_chunk_mut::<8>() {
-            *last = n.to_le_bytes();
-        }
-        check(grown == expected, "a memfd that was cut off and extended");
+        check(grown == self.grown, "a memfd that was cut off and extended");
         // SAFETY: a mapped page.
         let closed = unsafe { std::slice::from_raw_parts(self.closed, 11) };
         check(closed == b"only mapped", "a memfd that is only mapped");

@@ -13,6 +13,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -24,6 +25,7 @@ use pc_image::{
 use pc_track::Hashes;
 
 use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
+use crate::figures::micros;
 use crate::memory::{How, Span};
 use crate::openfile::{Descriptor, Fds};
 use crate::pages::{self, CopyPlan};
@@ -367,6 +369,7 @@ impl Session<'_> {
         let pid = self.target.pid;
         let how = if self.tracking.0.is_some() { How::Compare } else { How::Send };
         let mut all = Vec::new();
+        let began = Instant::now();
         for object in self.target.files.objects.known.values_mut() {
             let content = std::mem::take(&mut object.content);
             self.figures.pages_scanned += pages_of(&content);
@@ -377,6 +380,10 @@ impl Session<'_> {
             all.push(pages::copy_file(plan, &object.file, &spans, &mut object.hashes, &mut self.sink)?);
         }
         all.iter().for_each(|copied| self.account(copied));
+        self.figures.memdump_time += micros(began);
+        if !running {
+            self.figures.stop.copy += micros(began);
+        }
         let sent = all.iter().map(|copied| copied.counts.pages + copied.counts.zero_pages).sum();
         self.target.files.objects.last_sent = sent;
         Ok(())
