@@ -18,7 +18,7 @@ SKIPPABLE, COMPRESSED = 1, 2
 PAGES, COMMIT, CANCEL, END = 0x23, 0x70, 0x71, 0xFFFF
 RECORDS = {
     0x01: "Machine", 0x02: "RoundBegin", 0x03: "RoundEnd", 0x10: "Task", 0x11: "TaskGone", 0x12: "Space",
-    0x13: "SpaceGone", 0x14: "File", 0x20: "MapChange", 0x21: "Zap", 0x22: "ZeroPages", PAGES: "Pages",
+    0x13: "SpaceGone", 0x14: "File", 0x15: "ShmState", 0x20: "MapChange", 0x21: "Zap", 0x22: "ZeroPages", PAGES: "Pages",
     0x30: "MmState", 0x31: "SigTable", 0x32: "TaskState", 0x33: "Thread", 0x40: "FdTable", 0x41: "OpenFile",
     COMMIT: "Commit", CANCEL: "Cancel", END: "End",
 }
@@ -42,6 +42,7 @@ Space: id u32, kind SpaceKind
 SpaceKind| Mm; Shm size u64, name str
 SpaceGone: id u32
 File: id u32, path bytes, mode u32, size u64, mtime i64, rdev u64, build_id bytes?, need FileNeed
+ShmState: space u32, size u64, seals u32, mode u32, uid u32, gid u32
 FileNeed| Same; Exists; Kind
 Vma: start u64, end u64, prot u8, flags u32, pkey u8, backing Backing, name str?
 Backing| Anonymous; File file u32, offset u64; Shm space u32, offset u64; Hugetlb shift u8; Vdso; Vvar; VvarVclock; Vsyscall
@@ -66,7 +67,7 @@ Fd: fd u32, file u32, cloexec bool
 FdTable: id u32, fds [Fd]
 Owner: kind i32, pid u32, signal i32
 OpenFile: id u32, flags u32, owner Owner?, kind Kind
-Kind| Regular file u32, offset u64; Pipe pipe u32, capacity u32, content [bytes]; Event count u64, semaphore bool; Epoll targets [Target]; Timer clock i32, settime_flags u32, ticks u64, value u64, interval u64; Signal mask u64; Inet family u16, kind i32, protocol i32, state InetState, options [SockOpt]; Unix kind i32, name bytes, file Owned?, state UnixState, options [SockOpt]; External id str, kind ExternalKind
+Kind| Regular file u32, offset u64; Pipe pipe u32, capacity u32, content [bytes]; Event count u64, semaphore bool; Epoll targets [Target]; Timer clock i32, settime_flags u32, ticks u64, value u64, interval u64; Signal mask u64; Inet family u16, kind i32, protocol i32, state InetState, options [SockOpt]; Unix kind i32, name bytes, file Owned?, state UnixState, options [SockOpt]; External id str, kind ExternalKind; Shm space u32, offset u64
 Target: fd u32, file u32, events u32, data u64
 SockOpt: level i32, name i32, value bytes
 Addr| V4 ip u8*4, port u16; V6 ip u8*16, port u16, flow u32, scope u32
