@@ -85,8 +85,6 @@ fn what_cannot_be_moved_is_refused_by_name_and_runs_on() {
     let cases = [
         ("a, b = socket.socketpair()\na.send(b'queued')", "connected Unix socket"),
         ("import select, ctypes\nctypes.CDLL(None).inotify_init()", "inotify"),
-        ("import mmap\nm = mmap.mmap(-1, 4096)", "shared"),
-        ("f = os.memfd_create('m')", "memfd"),
         ("import fcntl\nf = open(sys.executable)\nfcntl.flock(f, fcntl.LOCK_SH)", "lock"),
         ("f = os.pidfd_open(os.getpid())", "pidfd"),
         ("n = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)", "netlink"),

@@ -93,6 +93,8 @@ impl Tracees {
             match ptrace::seize(tid, flags).and_then(|()| ptrace::interrupt(tid)) {
                 Ok(()) => seized.push(tid),
                 Err(err) if err.raw_os_error() == Some(libc::ESRCH) => {}
+                // So answers a thread that is about to end, too. The main thread tells whether we may trace at all.
+                Err(err) if err.raw_os_error() == Some(libc::EPERM) && tid != self.pid => {}
                 Err(err) => {
                     failed = Some(self.seize_error(tid, err));
                     break;
