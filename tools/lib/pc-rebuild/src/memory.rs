@@ -253,9 +253,11 @@ fn map_all(newborn: &mut Newborn, image: &Image, vmas: &[&Vma]) -> Result<(), Re
     let fds = send(newborn, opened.iter().map(AsFd::as_fd))?;
     drop(opened);
     let fd_of = |vma: &Vma| file_key(vma).and_then(|key| Some(fds[*files.get(&key)?]));
-    let calls: Vec<Call> = vmas.iter().map(|vma| mmap(vma, fd_of(vma).unwrap_or(-1))).collect();
+    let groups = together(vmas);
+    let whole: Vec<Vma> = groups.iter().filter_map(|group| as_one(group)).collect();
+    let calls: Vec<Call> = whole.iter().map(|vma| mmap(vma, fd_of(vma).unwrap_or(-1))).collect();
     let results = newborn.husk.batch(pid, &calls)?;
-    for (vma, result) in vmas.iter().zip(results) {
+    for (vma, result) in whole.iter().zip(results) {
         let got = raw_ok(result, || format!("mapping {:x}-{:x}", vma.start, vma.end))?;
         if got != vma.start {
             return Err(RebuildError::Contradiction(format!("{:x} was mapped at {got:x}", vma.start)));
@@ -263,6 +265,37 @@ fn map_all(newborn: &mut Newborn, image: &Image, vmas: &[&Vma]) -> Result<(), Re
     }
     let close: Vec<Call> = fds.iter().map(|fd| Call::new(libc::SYS_close, [*fd as u64])).collect();
     newborn.husk.batch_ok(pid, &close)?;
+    groups.iter().filter(|group| group.len() > 1).try_for_each(|group| take_apart(newborn, group))
+}
+
+/// Neighbours of private anonymous memory that differ in nothing but their protection: at the source they may have been
+/// one mapping, and become one again when their protection is the same, so that mremap(2) takes them as one. The kernel
+/// joins only what shares an `anon_vma` (mm/vma.c), so they are mapped as one, and taken apart when it has that.
+fn together<'a, 'b>(vmas: &'b [&'a Vma]) -> Vec<&'b [&'a Vma]> {
+    let plain = |v: &Vma| matches!(v.backing, Backing::Anonymous) && v.flags & vma_flag::GROWSDOWN == 0;
+    let joined = |a: &&Vma, b: &&Vma| {
+        a.end == b.start && plain(a) && plain(b) && (a.flags, a.pkey, &a.name) == (b.flags, b.pkey, &b.name)
+    };
+    vmas.chunk_by(joined).collect()
+}
+
+/// A group as one mapping; with several members, one that nobody may touch and that nothing is accounted for.
+fn as_one(group: &[&Vma]) -> Option<Vma> {
+    let (first, last) = (group.first()?, group.last()?);
+    let prot = if group.len() > 1 { 0 } else { first.prot };
+    Some(Vma { end: last.end, prot, ..(*first).clone() })
+}
+
+/// Gives the one mapping its `anon_vma`, by a page that is dropped again, and each part its protection.
+fn take_apart(newborn: &mut Newborn, group: &[&Vma]) -> Result<(), RebuildError> {
+    let pid = newborn.husk.pid();
+    let start = group[0].start;
+    let memory = ProcMem::open(pid).what("opening the memory of the process")?;
+    memory.write(start, &[0]).what("touching a mapping")?;
+    let mut calls = vec![Call::new(libc::SYS_madvise, [start, PAGE_SIZE, libc::MADV_DONTNEED as u64])];
+    let protect = |v: &&Vma| Call::new(libc::SYS_mprotect, [v.start, v.end - v.start, u64::from(v.prot)]);
+    calls.extend(group.iter().filter(|v| v.prot != 0).map(protect));
+    newborn.husk.batch_ok(pid, &calls).what("protecting mappings")?;
     Ok(())
 }
 
