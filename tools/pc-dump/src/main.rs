@@ -122,8 +122,10 @@ fn part(fate: Fate, frozen: Frozen, output: Output) -> anyhow::Result<Figures> {
         }
         Fate::Killed => {
             output.sync().context("syncing the output")?;
+            // Ended before the reader's input ends: what it holds (addresses, on the same machine) is free by then.
+            let figures = coded(frozen.kill());
             drop(output);
-            coded(frozen.kill())
+            figures
         }
     }
 }

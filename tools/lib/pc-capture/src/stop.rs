@@ -45,7 +45,7 @@ impl Session<'_> {
         let waits = std::mem::take(&mut self.waits);
         let began = tracees.since();
         self.figures.freezing_time = micros(began);
-        self.figures.stop.freeze = micros(began);
+        self.figures.stop.freeze = self.figures.freezing_time;
         let round = RoundBegin { number, last: true, clocks: machine::clocks(pid)? };
         // Mappings and pages are looked at before any remote call, which has a mapping of its own.
         self.target.files.objects.begin_look();

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pc_image::{Inet, InetState, SockOpt};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -62,7 +62,17 @@ fn asked_for(option: &SockOpt) -> Vec<u8> {
 }
 
 fn bind(socket: &Socket, local: SocketAddr) -> Result<(), RebuildError> {
-    match socket.bind(&SockAddr::from(local)) {
+    // An original that was killed a moment ago lets go of its addresses when it has died.
+    const PATIENCE: Duration = Duration::from_millis(500);
+    let began = Instant::now();
+    let mut bound = socket.bind(&SockAddr::from(local));
+    while bound.as_ref().is_err_and(|err| err.kind() == std::io::ErrorKind::AddrInUse)
+        && began.elapsed() < PATIENCE
+    {
+        std::thread::sleep(Duration::from_millis(2));
+        bound = socket.bind(&SockAddr::from(local));
+    }
+    match bound {
         Err(err) if err.kind() == std::io::ErrorKind::AddrInUse => {
             Err(RebuildError::Unsupported(format!("the address {local} is in use here")))
         }
