@@ -160,7 +160,7 @@ impl<'a> Session<'a> {
         for tid in tids(pid)? {
             match Status::read(tid) {
                 Ok(status) if status.own_pid() > 0 => own.push(status.own_pid() as u32),
-                Ok(_) => {} // it is ending, and has no number any more
+                Ok(_) => {}                // it is ending, and has no number any more
                 Err(_) if tid != pid => {} // it has ended meanwhile
                 Err(err) => return Err(err).of(tid, "reading its status"),
             }
