@@ -60,7 +60,7 @@ fn no_byte_and_no_signal_is_lost_when_writes_are_tracked_by_userfaultfd() {
 
 #[test]
 fn no_byte_and_no_signal_is_lost_when_writes_are_found_by_hashing() {
-    moved_in_a_row(moves(12), &["--fork"], &["--track", "hash"], &[]);
+    moved_in_a_row(moves(100), &["--fork"], &["--track", "hash"], &[]);
 }
 
 #[test]

@@ -45,6 +45,11 @@ impl Range {
         assert_eq!(done, 0, "mprotect");
     }
 
+    /// The one that begins `n` ranges behind.
+    fn after(self, n: usize) -> Range {
+        Range(self.0.wrapping_add(n * PAGES * PAGE))
+    }
+
     /// What is wrong, where `pages` are to hold `byte` and all others zeros.
     fn wrong(self, name: &str, pages: usize, byte: u8) -> Option<String> {
         // SAFETY: the mapping, which is readable.
@@ -55,18 +60,50 @@ impl Range {
     }
 }
 
+/// The first and the last of three that were one mapping, apart from all others and where the kernel maps nothing by itself.
+fn three_with_a_hole() -> Range {
+    const FAR: u64 = 0x2000_0000_0000;
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let flags = flags | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: a new mapping, where nothing is.
+    let got = unsafe { libc::mmap(FAR as *mut libc::c_void, 3 * PAGES * PAGE, prot, flags, -1, 0) };
+    assert!(got as u64 == FAR, "mmap");
+    let first = Range(got.cast()).fill(PAGES, 16);
+    first.after(2).fill(PAGES, 18);
+    // SAFETY: a part of the mapping made above, of which nobody knows.
+    assert_eq!(unsafe { libc::munmap(first.after(1).0.cast(), PAGES * PAGE) }, 0, "munmap");
+    first
+}
+
+/// Whether so many ranges are one mapping, as mremap(2) wants them.
+fn in_one(at: u64, ranges: usize) -> Result<(), String> {
+    let maps = std::fs::read_to_string("/proc/self/maps").map_err(|err| err.to_string())?;
+    let span = format!("{at:x}-{:x} rw-p", at + (ranges * PAGES * PAGE) as u64);
+    let there = maps.lines().any(|line| line.starts_with(&span));
+    there.then_some(()).ok_or_else(|| format!("{span} is not one mapping in\n{maps}"))
+}
+
 struct Memory {
     dropped: Range,
     replaced: Range,
     hidden: Range,
     sealed: Range,
+    parted: Range,
     heap: Option<Range>,
 }
 
 impl Memory {
     fn new() -> Memory {
         let range = |byte| Range::new(std::ptr::null_mut()).fill(PAGES, byte);
-        Memory { dropped: range(1), replaced: range(2), hidden: range(3), sealed: range(4), heap: None }
+        let parted = three_with_a_hole();
+        Memory {
+            dropped: range(1),
+            replaced: range(2),
+            hidden: range(3),
+            sealed: range(4),
+            parted,
+            heap: None,
+        }
     }
 
     fn change(&mut self) {
@@ -83,6 +120,7 @@ impl Memory {
         let heap = unsafe { libc::sbrk((PAGES * PAGE) as isize) };
         assert!(heap as isize != -1, "sbrk");
         self.heap = Some(Range(heap.cast()).fill(PAGES, 15));
+        Range::new(self.parted.after(1).0.cast()).fill(PAGES, 17);
     }
 
     fn ranges(&self) -> Vec<(&'static str, Range)> {
@@ -99,6 +137,10 @@ impl Memory {
             self.hidden.wrong("hidden", PAGES, 13),
             self.sealed.wrong("sealed", PAGES, 4),
             self.heap.and_then(|heap| heap.wrong("heap", PAGES, 15)),
+            self.parted.wrong("parted: first", PAGES, 16),
+            self.parted.after(1).wrong("parted: between", PAGES, 17),
+            self.parted.after(2).wrong("parted: last", PAGES, 18),
+            in_one(self.parted.0 as u64, 3).err(),
         ]
         .into_iter()
         .flatten()

@@ -24,6 +24,11 @@ pub fn own_mappings() -> io::Result<Vec<Mapping>> {
     Ok(parse_maps(&fs::read_to_string("/proc/self/maps")?))
 }
 
+/// The mappings of a process.
+pub fn mappings_of(pid: i32) -> io::Result<Vec<Mapping>> {
+    Ok(parse_maps(&fs::read_to_string(format!("/proc/{pid}/maps"))?))
+}
+
 fn parse_maps(text: &str) -> Vec<Mapping> {
     text.lines()
         .filter_map(|line| {

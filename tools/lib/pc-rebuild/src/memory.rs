@@ -1,39 +1,19 @@
-//! The address space: mappings made in the husk, and what is in them.
+//! The address space: what is in the mappings of the husk.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-
-use pc_image::{Backing, FileId, MapChange, PAGE_SIZE, PageRun, Pages, SpaceId, Vma, prot, vma_flag};
+use pc_image::{Backing, MapChange, PAGE_SIZE, PageRun, Pages, SpaceId, Vma, prot, vma_flag};
 use pc_sys::mem::{ProcMem, RemoteRange};
-use pc_sys::pidfd::{pidfd_getfd, pidfd_open};
-use pc_sys::uffd::{self, Filler};
-use pc_trace::{Call, TraceError};
+use pc_trace::Call;
 
-use crate::error::{Context, RebuildError, raw_ok};
-use crate::fdtable::send;
+use crate::error::{Context, RebuildError};
+use crate::fillable::Fillable;
 use crate::image::Image;
+use crate::mapping::{advise, by_kernel, map_all, refuse_odd};
 use crate::newborn::Newborn;
 use crate::writers::{How, Segment, Writers};
-use crate::{file, layout};
+use crate::{join, layout};
 
-const PR_SET_VMA: u64 = 0x5356_4d41;
-const PR_SET_VMA_ANON_NAME: u64 = 0;
 const MADV_POPULATE_WRITE: u64 = 23;
 const MADV_DONTNEED_LOCKED: u64 = 24;
-
-/// Flags of a mapping that madvise(2) sets, and with which advice.
-const ADVICE: [(u32, i32); 8] = [
-    (vma_flag::DONTFORK, libc::MADV_DONTFORK),
-    (vma_flag::DONTDUMP, libc::MADV_DONTDUMP),
-    (vma_flag::WIPEONFORK, libc::MADV_WIPEONFORK),
-    (vma_flag::MERGEABLE, libc::MADV_MERGEABLE),
-    (vma_flag::HUGEPAGE, libc::MADV_HUGEPAGE),
-    (vma_flag::NOHUGEPAGE, libc::MADV_NOHUGEPAGE),
-    (vma_flag::SEQUENTIAL, libc::MADV_SEQUENTIAL),
-    (vma_flag::RANDOM, libc::MADV_RANDOM),
-];
 
 /// Fills the address space of one husk.
 #[derive(Debug)]
@@ -77,7 +57,8 @@ impl Memory {
         if !self.touched {
             self.fillable.add(&ours)?;
         }
-        self.modify(newborn, &change.modify)
+        self.modify(newborn, &change.modify)?;
+        if self.touched { join::neighbours(newborn, image, change) } else { Ok(()) }
     }
 
     fn modify(&mut self, newborn: &mut Newborn, vmas: &[Vma]) -> Result<(), RebuildError> {
@@ -147,214 +128,6 @@ impl Memory {
         self.touched = true;
         self.fillable.end()
     }
-}
-
-/// Memory that is filled without a fault for each page while it is untouched: that of private anonymous mappings, but
-/// where huge pages are wanted, as filling makes small ones.
-#[derive(Debug, Default)]
-struct Fillable {
-    filler: Option<Arc<Filler>>,
-    ranges: Vec<(u64, u64)>,
-}
-
-impl Fillable {
-    /// Has the husk make what it takes. Without the right to it (userfaultfd(2)), nothing is fillable, and pages are
-    /// populated and written.
-    fn begin(newborn: &mut Newborn) -> Result<Self, RebuildError> {
-        let everywhere = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
-        if everywhere.is_ok_and(|text| text.contains("[always]")) {
-            return Ok(Self::default());
-        }
-        let pid = newborn.husk.pid();
-        let made = newborn.husk.call(pid, Call::new(libc::SYS_userfaultfd, [uffd::OPEN_FLAGS]));
-        let theirs = match made {
-            Err(TraceError::Remote { errno: libc::EPERM | libc::ENOSYS, .. }) => return Ok(Self::default()),
-            made => made.what("making a userfaultfd")?,
-        };
-        let taken = pidfd_open(pid).and_then(|pidfd| pidfd_getfd(pidfd.as_fd(), theirs as i32));
-        newborn.husk.call(pid, Call::new(libc::SYS_close, [theirs]))?;
-        let filler = taken.and_then(Filler::new).what("taking the userfaultfd")?;
-        Ok(Self { filler: Some(Arc::new(filler)), ranges: Vec::new() })
-    }
-
-    fn takes(&self, vma: &Vma) -> bool {
-        let huge = vma.flags & vma_flag::HUGEPAGE != 0;
-        self.filler.is_some() && matches!(vma.backing, Backing::Anonymous) && !huge
-    }
-
-    fn add(&mut self, vmas: &[&Vma]) -> Result<(), RebuildError> {
-        let Some(filler) = &self.filler else { return Ok(()) };
-        let ours: Vec<_> =
-            vmas.iter().filter(|vma| self.takes(vma)).map(|vma| (vma.start, vma.end)).collect();
-        for (start, end) in &ours {
-            filler.register(*start, *end).what("making memory fillable")?;
-        }
-        self.ranges.extend(ours);
-        Ok(())
-    }
-
-    /// All of it is ordinary memory again.
-    fn end(&mut self) -> Result<(), RebuildError> {
-        let Some(filler) = self.filler.take() else { return Ok(()) };
-        let mut ranges = self.ranges.drain(..);
-        ranges.try_for_each(|(start, end)| match filler.unregister(start, end) {
-            // Unmapped meanwhile.
-            Err(err) if err.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-            done => done.what("ending the filling of memory"),
-        })
-    }
-}
-
-/// Mappings that every process has by birth.
-fn by_kernel(backing: &Backing) -> bool {
-    matches!(backing, Backing::Vdso | Backing::Vvar | Backing::VvarVclock | Backing::Vsyscall)
-}
-
-/// What cannot be mapped is refused by name.
-fn refuse_odd(vma: &Vma, reserved: (u64, u64)) -> Result<(), RebuildError> {
-    let at = format!("{:x}-{:x}", vma.start, vma.end);
-    let refuse = |why: &str| Err(RebuildError::Unsupported(format!("mapping {at}: {why}")));
-    if vma.start >= vma.end || !(vma.start | vma.end).is_multiple_of(PAGE_SIZE) || vma.end > layout::TASK_SIZE
-    {
-        return Err(RebuildError::Contradiction(format!("a mapping at {at}")));
-    }
-    if vma.start < reserved.1 && reserved.0 < vma.end {
-        return refuse("it lies where the tools work in the process; restore with --no-pipeline");
-    }
-    if vma.pkey != 0 {
-        return refuse("memory protection keys are not supported");
-    }
-    match vma.backing {
-        Backing::Anonymous | Backing::Hugetlb { .. } if vma.flags & vma_flag::SHARED != 0 => {
-            refuse("shared memory of this kind is not supported")
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Maps them all in one batch; their files are opened here and sent over.
-fn map_all(newborn: &mut Newborn, image: &Image, vmas: &[&Vma]) -> Result<(), RebuildError> {
-    let mut files: BTreeMap<(Shown, bool), usize> = BTreeMap::new();
-    let mut opened: Vec<OwnedFd> = Vec::new();
-    for vma in vmas {
-        if let Some(key) = file_key(vma)
-            && let std::collections::btree_map::Entry::Vacant(entry) = files.entry(key)
-        {
-            let flags = if key.1 { libc::O_RDWR } else { libc::O_RDONLY };
-            entry.insert(opened.len());
-            opened.push(match key.0 {
-                Shown::File(file) => file::open(image.file(file)?, flags)?,
-                Shown::Object(space) => image.objects.open(space, flags)?,
-            });
-        }
-    }
-    let pid = newborn.husk.pid();
-    // In groups, so that few descriptors are open in the husk at a time.
-    let fds = send(newborn, opened.iter().map(AsFd::as_fd))?;
-    drop(opened);
-    let fd_of = |vma: &Vma| file_key(vma).and_then(|key| Some(fds[*files.get(&key)?]));
-    let groups = together(vmas);
-    let whole: Vec<Vma> = groups.iter().filter_map(|group| as_one(group)).collect();
-    let calls: Vec<Call> = whole.iter().map(|vma| mmap(vma, fd_of(vma).unwrap_or(-1))).collect();
-    let results = newborn.husk.batch(pid, &calls)?;
-    for (vma, result) in whole.iter().zip(results) {
-        let got = raw_ok(result, || format!("mapping {:x}-{:x}", vma.start, vma.end))?;
-        if got != vma.start {
-            return Err(RebuildError::Contradiction(format!("{:x} was mapped at {got:x}", vma.start)));
-        }
-    }
-    let close: Vec<Call> = fds.iter().map(|fd| Call::new(libc::SYS_close, [*fd as u64])).collect();
-    newborn.husk.batch_ok(pid, &close)?;
-    groups.iter().filter(|group| group.len() > 1).try_for_each(|group| take_apart(newborn, group))
-}
-
-/// Neighbours of private anonymous memory that differ in nothing but their protection: at the source they may have been
-/// one mapping, and become one again when their protection is the same, so that mremap(2) takes them as one. The kernel
-/// joins only what shares an `anon_vma` (mm/vma.c), so they are mapped as one, and taken apart when it has that.
-fn together<'a, 'b>(vmas: &'b [&'a Vma]) -> Vec<&'b [&'a Vma]> {
-    let plain = |v: &Vma| matches!(v.backing, Backing::Anonymous) && v.flags & vma_flag::GROWSDOWN == 0;
-    let joined = |a: &&Vma, b: &&Vma| {
-        a.end == b.start && plain(a) && plain(b) && (a.flags, a.pkey, &a.name) == (b.flags, b.pkey, &b.name)
-    };
-    vmas.chunk_by(joined).collect()
-}
-
-/// A group as one mapping; with several members, one that nobody may touch and that nothing is accounted for.
-fn as_one(group: &[&Vma]) -> Option<Vma> {
-    let (first, last) = (group.first()?, group.last()?);
-    let prot = if group.len() > 1 { 0 } else { first.prot };
-    Some(Vma { end: last.end, prot, ..(*first).clone() })
-}
-
-/// Gives the one mapping its `anon_vma`, by a page that is dropped again, and each part its protection.
-fn take_apart(newborn: &mut Newborn, group: &[&Vma]) -> Result<(), RebuildError> {
-    let pid = newborn.husk.pid();
-    let start = group[0].start;
-    let memory = ProcMem::open(pid).what("opening the memory of the process")?;
-    memory.write(start, &[0]).what("touching a mapping")?;
-    let mut calls = vec![Call::new(libc::SYS_madvise, [start, PAGE_SIZE, libc::MADV_DONTNEED as u64])];
-    let protect = |v: &&Vma| Call::new(libc::SYS_mprotect, [v.start, v.end - v.start, u64::from(v.prot)]);
-    calls.extend(group.iter().filter(|v| v.prot != 0).map(protect));
-    newborn.husk.batch_ok(pid, &calls).what("protecting mappings")?;
-    Ok(())
-}
-
-/// What a mapping is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Shown {
-    File(FileId),
-    Object(SpaceId),
-}
-
-/// What a mapping shows that has to be opened, and whether for writing.
-fn file_key(vma: &Vma) -> Option<(Shown, bool)> {
-    let shown = match vma.backing {
-        Backing::File { file, .. } => Shown::File(file),
-        Backing::Shm { space, .. } => Shown::Object(space),
-        _ => return None,
-    };
-    let writable = vma.flags & vma_flag::SHARED != 0
-        && (vma.flags & vma_flag::MAYWRITE != 0 || vma.prot & prot::WRITE != 0);
-    Some((shown, writable))
-}
-
-fn mmap(vma: &Vma, fd: i32) -> Call {
-    let mut flags = libc::MAP_FIXED_NOREPLACE;
-    let mut offset = 0;
-    flags |= if vma.flags & vma_flag::SHARED != 0 { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
-    if vma.flags & vma_flag::GROWSDOWN != 0 {
-        flags |= libc::MAP_GROWSDOWN;
-    }
-    if vma.flags & vma_flag::NORESERVE != 0 {
-        flags |= libc::MAP_NORESERVE;
-    }
-    match vma.backing {
-        Backing::File { offset: at, .. } | Backing::Shm { offset: at, .. } => offset = at,
-        Backing::Hugetlb { shift } => {
-            flags |= libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | i32::from(shift) << libc::MAP_HUGE_SHIFT;
-        }
-        _ => flags |= libc::MAP_ANONYMOUS,
-    }
-    let len = vma.end - vma.start;
-    Call::new(libc::SYS_mmap, [vma.start, len, u64::from(vma.prot), flags as u64, fd as i64 as u64, offset])
-}
-
-/// Sets what madvise(2) and names set.
-fn advise<'a>(newborn: &mut Newborn, vmas: impl Iterator<Item = &'a Vma>) -> Result<(), RebuildError> {
-    let mut calls = Vec::new();
-    for vma in vmas {
-        let len = vma.end - vma.start;
-        for (_, advice) in ADVICE.iter().filter(|(flag, _)| vma.flags & flag != 0) {
-            calls.push(Call::new(libc::SYS_madvise, [vma.start, len, *advice as u64]));
-        }
-        if let Some(name) = &vma.name {
-            let name = newborn.husk.put(&[name.as_bytes(), b"\0"].concat())?;
-            calls.push(Call::new(libc::SYS_prctl, [PR_SET_VMA, PR_SET_VMA_ANON_NAME, vma.start, len, name]));
-        }
-    }
-    newborn.husk.batch_ok(newborn.husk.pid(), &calls).what("advising the kernel about mappings")?;
-    newborn.husk.reset();
-    Ok(())
 }
 
 /// Locks what was locked, once everything is in place.
