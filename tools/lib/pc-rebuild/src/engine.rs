@@ -11,7 +11,7 @@ use pc_image::{Item, MapChange, Pages, Record, Source, SpaceId};
 
 use crate::error::{Context, RebuildError};
 use crate::image::Image;
-use crate::kept::Kept;
+use crate::kept::{Kept, Part};
 use crate::memory::{self, Memory};
 use crate::newborn::{self, Newborn};
 use crate::openfile::AtRelease;
@@ -19,9 +19,6 @@ use crate::running::{Restored, Times};
 use crate::settings::{Notices, Settings};
 use crate::thread::Tids;
 use crate::{clocks, creds, fdtable, file, machine, openfile, signal, task, thread};
-
-/// Page data of a record made from kept pages, in bytes.
-const RECORD: usize = 1 << 20;
 
 /// Restores the process that `source` describes. Must be called on a thread that lives as long as the process is not to
 /// die with it (a parent-death signal is sent by the thread that made the child).
@@ -61,14 +58,14 @@ pub fn plan(source: &mut dyn Source) -> Result<u64, RebuildError> {
             item => engine.take(item)?,
         }
     }
-    let (space, kept) = (SpaceId(0), engine.kept);
+    let kept = engine.kept;
     kept.zero_ranges()
         .iter()
         .try_for_each(|&(start, end)| memory::pieces(&engine.image, start, end).map(drop))?;
     let mut pages = 0;
-    for record in kept.into_records(space, RECORD) {
-        memory::split(&engine.image, &record.runs, record.data().len(), |_| false)?;
-        pages += record.runs.iter().map(|run| run.pages).sum::<u64>();
+    for part in kept.into_parts() {
+        memory::split(&engine.image, &part.runs, part.len, |_| false)?;
+        pages += part.runs.iter().map(|run| run.pages).sum::<u64>();
     }
     Ok(pages)
 }
@@ -198,7 +195,7 @@ impl<'a> Engine<'a> {
         self.check_space(pages.space)?;
         self.pages += pages.runs.iter().map(|run| run.pages).sum::<u64>();
         match &mut self.husk {
-            Some((newborn, memory)) => memory.pages(newborn, &self.image, pages),
+            Some((newborn, memory)) => memory.pages(newborn, &self.image, Part::whole(pages)),
             None => {
                 memory::split(&self.image, &pages.runs, pages.data().len(), |_| false)?;
                 self.kept.pages(pages);
@@ -222,7 +219,7 @@ impl<'a> Engine<'a> {
         let new_session = task::own_session(task, self.settings) && !self.settings.new_pid_ns
             || self.settings.detach && self.settings.new_pid_ns;
         let mut newborn = newborn::make(self.settings, task.pid, &vmas, new_session)?;
-        let mut memory = Memory::new(space, &mut newborn)?;
+        let mut memory = Memory::new(&mut newborn)?;
         let whole = MapChange { space, unmap: Vec::new(), map: vmas, modify: Vec::new() };
         memory.change(&mut newborn, &self.image, &whole)?;
         self.husk = Some((newborn, memory));
@@ -242,8 +239,8 @@ impl<'a> Engine<'a> {
         let kept = std::mem::take(&mut self.kept);
         let Some((newborn, memory)) = &mut self.husk else { return Ok(()) };
         memory.zero(newborn, &self.image, &kept.zero_ranges())?;
-        for pages in kept.into_records(memory.space, RECORD) {
-            memory.pages(newborn, &self.image, pages)?;
+        for part in kept.into_parts() {
+            memory.pages(newborn, &self.image, part)?;
         }
         memory.round_done()
     }

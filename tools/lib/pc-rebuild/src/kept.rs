@@ -1,15 +1,17 @@
 //! Pages kept for later, compacted: of each page only the latest word.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
-use pc_image::{PAGE_SIZE, PageRun, Pages, SpaceId};
+use pc_image::{PAGE_SIZE, PageRun, Pages};
+
+const PAGE: usize = PAGE_SIZE as usize;
 
 /// Pages by address.
 #[derive(Debug, Default)]
 pub struct Kept {
     /// A page's bytes: at this offset of a record's data.
-    pages: BTreeMap<u64, (Rc<Pages>, usize)>,
+    pages: BTreeMap<u64, (Arc<Pages>, usize)>,
     /// Pages of zeroes: start -> end. Ranges, for a few bytes of a stream can make terabytes of them.
     zero: BTreeMap<u64, u64>,
 }
@@ -17,7 +19,7 @@ pub struct Kept {
 impl Kept {
     /// Keeps pages with their bytes. A record whose data are shorter than its runs is kept as far as it goes.
     pub fn pages(&mut self, pages: Pages) {
-        let pages = Rc::new(pages);
+        let pages = Arc::new(pages);
         let mut offset = 0;
         let room = pages.data().len() / PAGE_SIZE as usize;
         let addrs =
@@ -64,26 +66,67 @@ impl Kept {
         self.zero.iter().map(|(start, end)| (*start, *end)).collect()
     }
 
-    /// The pages with bytes as records of about `room` bytes, in ascending order.
-    pub fn into_records(self, space: SpaceId, room: usize) -> impl Iterator<Item = Pages> {
-        let mut rest = self.pages.into_iter();
+    /// The pages with bytes, by the records that they came in: each is let go when the last of its parts is done with.
+    pub fn into_parts(self) -> impl Iterator<Item = Part> {
+        let mut rest = self.pages.into_iter().peekable();
         std::iter::from_fn(move || {
-            let mut record =
-                Pages { space, runs: Vec::new(), payload: Vec::with_capacity(room), data_offset: 0 };
-            for (addr, (from, offset)) in rest.by_ref().take(room / PAGE_SIZE as usize) {
-                match record.runs.last_mut() {
-                    Some(run) if run.addr + run.pages * PAGE_SIZE == addr => run.pages += 1,
-                    _ => record.runs.push(PageRun { addr, pages: 1 }),
-                }
-                record.payload.extend_from_slice(&from.data()[offset..offset + PAGE_SIZE as usize]);
+            let (addr, (record, offset)) = rest.next()?;
+            let mut part =
+                Part { record, runs: vec![PageRun { addr, pages: 1 }], offset, len: PAGE, reuse: false };
+            while let Some((addr, _)) = rest.next_if(|(_, page)| part.continues(page)) {
+                part.push(addr);
             }
-            (!record.runs.is_empty()).then_some(record)
+            Some(part)
         })
+    }
+}
+
+/// Pages whose bytes follow one another in a record.
+#[derive(Debug)]
+pub struct Part {
+    pub record: Arc<Pages>,
+    pub runs: Vec<PageRun>,
+    /// Where in the record's data their bytes begin, and how many these are.
+    pub offset: usize,
+    pub len: usize,
+    /// The record's buffer is to serve again.
+    reuse: bool,
+}
+
+impl Part {
+    /// All of a record.
+    pub fn whole(mut pages: Pages) -> Self {
+        let (runs, len) = (std::mem::take(&mut pages.runs), pages.data().len());
+        Self { record: Arc::new(pages), runs, offset: 0, len, reuse: true }
+    }
+
+    fn continues(&self, (record, offset): &(Arc<Pages>, usize)) -> bool {
+        Arc::ptr_eq(record, &self.record) && *offset == self.offset + self.len
+    }
+
+    fn push(&mut self, addr: u64) {
+        self.len += PAGE;
+        match self.runs.last_mut() {
+            Some(run) if run.addr + run.pages * PAGE_SIZE == addr => run.pages += 1,
+            _ => self.runs.push(PageRun { addr, pages: 1 }),
+        }
+    }
+
+    /// The record's buffer, if it is to serve again.
+    pub fn into_buffer(self) -> Option<Vec<u8>> {
+        Arc::into_inner(self.record).filter(|_| self.reuse).map(|pages| pages.payload)
+    }
+
+    /// The bytes of its pages.
+    pub fn data(&self) -> &[u8] {
+        &self.record.data()[self.offset..self.offset + self.len]
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use pc_image::SpaceId;
+
     use super::*;
 
     fn pages(addr: u64, count: u64, byte: u8) -> Pages {
@@ -99,10 +142,11 @@ mod tests {
         kept.zero(&[(0x3000, 0x4000)]);
         kept.forget(&[(0x4000, 0x5000)]);
         assert_eq!(kept.zero_ranges(), [(0x3000, 0x4000)]);
-        let records: Vec<Pages> = kept.into_records(SpaceId(1), 1 << 20).collect();
-        assert_eq!(records.len(), 1);
-        assert_eq!(records[0].runs, [PageRun { addr: 0x1000, pages: 2 }]);
-        assert_eq!((records[0].payload[0], records[0].payload[4096]), (1, 2));
+        let parts: Vec<Part> = kept.into_parts().collect();
+        assert_eq!(parts.len(), 2);
+        assert_eq!(parts[0].runs, [PageRun { addr: 0x1000, pages: 1 }]);
+        assert_eq!(parts[1].runs, [PageRun { addr: 0x2000, pages: 1 }]);
+        assert_eq!((parts[0].data(), parts[1].data()), (&[1; 4096][..], &[2; 4096][..]));
     }
 
     #[test]
@@ -113,7 +157,21 @@ mod tests {
         kept.forget(&[(0x1000, 0x2000)]);
         kept.zero(&[(0x6000, 0x7000)]);
         assert_eq!(kept.zero_ranges(), [(0, 0x1000), (0x2000, 0x5000), (0x6000, 0x7000), (0x7000, 1 << 47)]);
-        let records: Vec<Pages> = kept.into_records(SpaceId(1), 1 << 20).collect();
-        assert_eq!(records[0].runs, [PageRun { addr: 0x5000, pages: 1 }]);
+        let parts: Vec<Part> = kept.into_parts().collect();
+        assert_eq!(parts[0].runs, [PageRun { addr: 0x5000, pages: 1 }]);
+    }
+
+    #[test]
+    fn pages_that_follow_one_another_in_a_record_stay_together() {
+        let mut kept = Kept::default();
+        let mut record = pages(0x1000, 6, 1);
+        record.runs = vec![PageRun { addr: 0x1000, pages: 2 }, PageRun { addr: 0x8000, pages: 4 }];
+        kept.pages(record);
+        kept.forget(&[(0x9000, 0xa000)]);
+        let parts: Vec<Part> = kept.into_parts().collect();
+        let runs: Vec<_> = parts.iter().map(|part| part.runs.clone()).collect();
+        let run = |addr, pages| PageRun { addr, pages };
+        assert_eq!(runs, [vec![run(0x1000, 2), run(0x8000, 1)], vec![run(0xa000, 2)]]);
+        assert_eq!((parts[0].offset, parts[1].offset), (0, 4 * PAGE));
     }
 }

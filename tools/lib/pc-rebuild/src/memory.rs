@@ -1,12 +1,13 @@
 //! The address space: what is in the mappings of the husk.
 
-use pc_image::{Backing, MapChange, PAGE_SIZE, PageRun, Pages, SpaceId, Vma, prot, vma_flag};
+use pc_image::{Backing, MapChange, PAGE_SIZE, PageRun, Vma, prot, vma_flag};
 use pc_sys::mem::{ProcMem, RemoteRange};
 use pc_trace::Call;
 
 use crate::error::{Context, RebuildError};
 use crate::fillable::Fillable;
 use crate::image::Image;
+use crate::kept::Part;
 use crate::mapping::{advise, by_kernel, map_all, refuse_odd};
 use crate::newborn::Newborn;
 use crate::writers::{How, Segment, Writers};
@@ -18,7 +19,6 @@ const MADV_DONTNEED_LOCKED: u64 = 24;
 /// Fills the address space of one husk.
 #[derive(Debug)]
 pub struct Memory {
-    pub space: SpaceId,
     pub writers: Writers,
     /// Pages were written before, so that a page of zeroes can be one that has to be cleared.
     touched: bool,
@@ -26,11 +26,11 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// For the husk's address space, known in the stream as `space`.
-    pub fn new(space: SpaceId, newborn: &mut Newborn) -> Result<Self, RebuildError> {
+    /// For the husk's address space.
+    pub fn new(newborn: &mut Newborn) -> Result<Self, RebuildError> {
         let fillable = Fillable::begin(newborn)?;
         let writers = Writers::start(newborn.husk.pid(), fillable.filler.as_ref())?;
-        Ok(Self { space, writers, touched: false, fillable })
+        Ok(Self { writers, touched: false, fillable })
     }
 
     /// Follows a mapping change. `image` knows it already.
@@ -108,13 +108,13 @@ impl Memory {
     }
 
     /// Pages with their bytes.
-    pub fn pages(&mut self, newborn: &mut Newborn, image: &Image, pages: Pages) -> Result<(), RebuildError> {
+    pub fn pages(&mut self, newborn: &mut Newborn, image: &Image, part: Part) -> Result<(), RebuildError> {
         let fillable = |vma: &Vma| !self.touched && self.fillable.takes(vma);
-        let segments = split(image, &pages.runs, pages.data().len(), fillable)?;
+        let segments = split(image, &part.runs, part.len, fillable)?;
         if !self.touched {
-            populate(newborn, image, &pages.runs, fillable)?;
+            populate(newborn, image, &part.runs, fillable)?;
         }
-        self.writers.write(pages, segments)
+        self.writers.write(part, segments)
     }
 
     /// Waits until everything that came is in place.

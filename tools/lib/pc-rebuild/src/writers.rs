@@ -6,11 +6,11 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use pc_image::Pages;
 use pc_sys::mem::{self, IOV_MAX, ProcMem, RemoteRange};
 use pc_sys::uffd::Filler;
 
 use crate::error::{Context, RebuildError};
+use crate::kept::Part;
 
 /// How many threads write.
 const THREADS: usize = 2;
@@ -22,7 +22,7 @@ const QUEUE: usize = 4;
 pub struct Segment {
     /// Where the bytes go.
     pub ranges: Vec<RemoteRange>,
-    /// Where in the page data they begin.
+    /// Where in the part's page data they begin.
     pub offset: usize,
     /// How they get there.
     pub how: How,
@@ -47,12 +47,12 @@ struct Tools {
 }
 
 struct Job {
-    pages: Pages,
+    part: Part,
     segments: Vec<Segment>,
 }
 
-/// What comes back: the buffer, or why it was not written.
-type Done = io::Result<Vec<u8>>;
+/// What comes back: the buffer, if it may serve again, or why it was not written.
+type Done = io::Result<Option<Vec<u8>>>;
 
 /// The writer threads of one husk.
 #[derive(Debug)]
@@ -89,9 +89,9 @@ impl Writers {
     }
 
     /// Has pages written, some time from now.
-    pub fn write(&mut self, pages: Pages, segments: Vec<Segment>) -> Result<(), RebuildError> {
+    pub fn write(&mut self, part: Part, segments: Vec<Segment>) -> Result<(), RebuildError> {
         let gone = || RebuildError::Contradiction("a writer thread has ended".into());
-        self.jobs.as_ref().ok_or_else(gone)?.send(Job { pages, segments }).map_err(|_| gone())?;
+        self.jobs.as_ref().ok_or_else(gone)?.send(Job { part, segments }).map_err(|_| gone())?;
         self.waiting += 1;
         while let Ok(done) = self.done.try_recv() {
             self.finished(done)?;
@@ -112,7 +112,7 @@ impl Writers {
 
     fn finished(&mut self, done: Done) -> Result<(), RebuildError> {
         self.waiting -= 1;
-        self.free.push(done.what("writing to the memory of the process")?);
+        self.free.extend(done.what("writing to the memory of the process")?);
         Ok(())
     }
 
@@ -139,8 +139,8 @@ fn work(tools: &Tools, queue: &Mutex<Receiver<Job>>, report: &Sender<Done>) {
             Err(_) => return,
         };
         let Ok(job) = next else { return };
-        let written = job.segments.iter().try_for_each(|s| tools.write_segment(s, job.pages.data()));
-        if report.send(written.map(|()| job.pages.payload)).is_err() {
+        let written = job.segments.iter().try_for_each(|s| tools.write_segment(s, job.part.data()));
+        if report.send(written.map(|()| job.part.into_buffer())).is_err() {
             return;
         }
     }
