@@ -10,7 +10,7 @@ use crate::Settings;
 use crate::error::{CaptureError, Context, Result, Unsupported};
 use crate::file::Files;
 use crate::memory::{self, Known};
-use crate::openfile::Fds;
+use crate::openfile::{Fds, descriptors};
 use crate::procfs::{Stat, Status};
 use crate::shm::is_gone;
 use crate::task::FDS;
@@ -51,7 +51,8 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
     for link in ["cwd", "root", "exe"] {
         collect(files.link(link, pc_image::FileNeed::Kind), &mut bad)?;
     }
-    let mut fds = Fds::list(pid, pidfd.as_fd(), &mut files, settings.tcp_close, false)?;
+    let all = descriptors(pid, false)?;
+    let mut fds = Fds::of(pid, pidfd.as_fd(), &mut files, settings.tcp_close, false, all)?;
     bad.extend(fds.capture(FDS)?.unsupported);
     drop(fds);
     bad.extend(files.objects.judge()?);

@@ -10,7 +10,7 @@ use pc_sys::pagemap::{PageIs, PageRegion, Pagemap, Query};
 
 use crate::error::{Context, Result, unsupported};
 use crate::file::Files;
-use crate::procfs::{Area, Smaps, parse_maps, parse_smaps};
+use crate::procfs::{self, Area, Smaps, parse_maps, parse_smaps};
 
 /// Mappings with what only smaps tells, by start address.
 pub(crate) type Known = HashMap<u64, (Area, Smaps)>;
@@ -23,7 +23,7 @@ const FEW: usize = 500;
 
 /// Reads smaps, which takes time in proportion to the resident memory.
 pub(crate) fn read_known(pid: i32) -> Result<Known> {
-    let text = std::fs::read(format!("/proc/{pid}/smaps")).of(pid, "reading its smaps")?;
+    let text = procfs::read_bytes(pid, "smaps").of(pid, "reading its smaps")?;
     let all = parse_smaps(&text).ok_or(ErrorKind::InvalidData).of(pid, "reading its smaps")?;
     Ok(all.into_iter().map(|(area, smaps)| (area.start, (area, smaps))).collect())
 }
@@ -71,7 +71,7 @@ pub(crate) fn read_standing(pid: i32, known: &mut Known, memory: u64) -> Result<
 }
 
 fn read_maps(pid: i32) -> Result<Vec<Area>> {
-    let text = std::fs::read(format!("/proc/{pid}/maps")).of(pid, "reading its maps")?;
+    let text = procfs::read_bytes(pid, "maps").of(pid, "reading its maps")?;
     parse_maps(&text).ok_or(ErrorKind::InvalidData).of(pid, "reading its maps")
 }
 

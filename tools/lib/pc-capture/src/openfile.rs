@@ -62,15 +62,15 @@ pub(crate) struct Captured {
 }
 
 impl<'a> Fds<'a> {
-    /// Lists the descriptors and finds which of them share a description.
-    pub fn list(
+    /// Finds which of the descriptors share a description.
+    pub fn of(
         pid: i32,
         pidfd: BorrowedFd<'a>,
         files: &'a mut Files,
         tcp_close: bool,
         stopped: bool,
+        mut all: Vec<Descriptor>,
     ) -> Result<Self> {
-        let mut all = descriptors(pid, stopped)?;
         identify(pid, &mut all)?;
         let pipes = pipe::Pipes::find(&all);
         Ok(Self { pid, pidfd, files, tcp_close, stopped, all, pipes, externals: external::Names::default() })
@@ -81,12 +81,15 @@ impl<'a> Fds<'a> {
         let all = std::mem::take(&mut self.all);
         let mut captured =
             Captured { table: FdTable { id, fds: Vec::new() }, files: Vec::new(), unsupported: Vec::new() };
+        let mut next = 0;
         for descriptor in &all {
             let cloexec = descriptor.info.flags & libc::O_CLOEXEC as u32 != 0;
             captured.table.fds.push(Fd { fd: descriptor.fd as u32, file: descriptor.file, cloexec });
-            if captured.files.iter().any(|file| file.id == descriptor.file) {
+            // Descriptions are numbered in the order of their lowest descriptors.
+            if descriptor.file.0 < next {
                 continue;
             }
+            next = descriptor.file.0 + 1;
             match self.open_file(descriptor, &all) {
                 Ok(file) => captured.files.push(file),
                 Err(CaptureError::Unsupported(list)) => captured.unsupported.extend(list),
@@ -248,19 +251,39 @@ fn still_there(pid: i32, descriptor: &Descriptor) -> bool {
         .is_ok_and(|link| link.as_os_str() == OsStr::from_bytes(&descriptor.link))
 }
 
-/// Reads what /proc tells of each descriptor, ascending.
-fn descriptors(pid: i32, stopped: bool) -> Result<Vec<Descriptor>> {
-    let mut all = Vec::new();
+/// Reads what /proc tells of each descriptor, ascending. Of many by several threads: 6 µs each count at the stop.
+pub(crate) fn descriptors(pid: i32, stopped: bool) -> Result<Vec<Descriptor>> {
+    const MANY: usize = 128;
+    let mut numbers = Vec::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).of(pid, "listing its descriptors")? {
         let entry = entry.of(pid, "listing its descriptors")?;
-        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        numbers.extend(entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    numbers.sort_unstable();
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);
+    let share = numbers.len().div_ceil(threads).max(MANY);
+    std::thread::scope(|scope| {
+        let (own, others) = numbers.split_at(share.min(numbers.len()));
+        let looks: Vec<_> =
+            others.chunks(share).map(|chunk| scope.spawn(|| look_at(pid, chunk, stopped))).collect();
+        let mut all = look_at(pid, own, stopped)?;
+        for look in looks {
+            all.extend(look.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(all)
+    })
+}
+
+/// What /proc tells of some; one that a running process has closed meanwhile is left out.
+fn look_at(pid: i32, numbers: &[i32], stopped: bool) -> Result<Vec<Descriptor>> {
+    let mut all = Vec::with_capacity(numbers.len());
+    for &fd in numbers {
         match descriptor(pid, fd) {
             Ok(found) => all.push(found),
             Err(err) if !stopped && err.kind() == std::io::ErrorKind::NotFound => {}
             Err(err) => return Err(err).of(pid, format_args!("looking at its descriptor {fd}")),
         }
     }
-    all.sort_by_key(|d: &Descriptor| d.fd);
     Ok(all)
 }
 

@@ -15,6 +15,7 @@ use pc_sys::mem;
 use pc_trace::{Regs, Tid, Tracees};
 
 use crate::error::Result;
+use crate::procfs;
 
 /// `-ERESTART_RESTARTBLOCK`.
 const RESTART_BLOCK: i64 = -516;
@@ -51,7 +52,7 @@ struct Seen {
 
 impl Seen {
     fn of(pid: i32, tid: Tid) -> Self {
-        let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/{name}"));
+        let read = |name: &str| procfs::read(pid, &format!("task/{tid}/{name}"));
         let cpu = read("stat").ok().and_then(|text| parse_cpu(&text));
         let ran = read("sched").ok().and_then(|text| parse_exec_start(&text));
         Self { tid, cpu, ran, place: read("wchan").unwrap_or_default() }

@@ -14,7 +14,7 @@ use crate::figures::{Figures, micros};
 use crate::frozen::Tracked;
 use crate::machine;
 use crate::memory::{self, Span};
-use crate::openfile::{Captured, Fds};
+use crate::openfile::{self, Captured, Descriptor, Fds};
 use crate::pages::{self, CopyPlan};
 use crate::procfs::Status;
 use crate::restart::Waits;
@@ -146,7 +146,8 @@ impl<'a> Session<'a> {
 
     /// Fails where the running process has come by a descriptor that cannot be moved.
     pub fn descriptors(&mut self) -> Result<()> {
-        descriptors(&mut self.target, &self.settings, false).map(drop)
+        let all = openfile::descriptors(self.target.pid, false)?;
+        descriptors(&mut self.target, &self.settings, false, all).map(drop)
     }
 
     /// The process with its threads, where that has changed, its memory, and the files that were named.
@@ -203,10 +204,15 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The descriptors of now; with `stopped` what is in pipes and queues is read, too.
-pub(crate) fn descriptors(target: &mut Target, settings: &Settings, stopped: bool) -> Result<Captured> {
+/// What is behind the descriptors; with `stopped` what is in pipes and queues is read, too.
+pub(crate) fn descriptors(
+    target: &mut Target,
+    settings: &Settings,
+    stopped: bool,
+    all: Vec<Descriptor>,
+) -> Result<Captured> {
     let Target { pid, pidfd, files, .. } = target;
-    let captured = Fds::list(*pid, pidfd.as_fd(), files, settings.tcp_close, stopped)?.capture(FDS)?;
+    let captured = Fds::of(*pid, pidfd.as_fd(), files, settings.tcp_close, stopped, all)?.capture(FDS)?;
     if captured.unsupported.is_empty() {
         Ok(captured)
     } else {

@@ -158,21 +158,12 @@ impl Objects {
     }
 
     /// Looks for objects that are only open.
-    fn look_at_descriptors(&mut self) -> Result<()> {
-        let pid = self.pid;
-        for entry in fs::read_dir(format!("/proc/{pid}/fd")).of(pid, "listing its descriptors")? {
-            let path = entry.of(pid, "listing its descriptors")?.path();
-            let Ok(link) = fs::read_link(&path) else { continue }; // closed meanwhile
-            let link = link.as_os_str().as_bytes();
-            if !link.ends_with(DELETED) {
-                continue;
-            }
-            let Ok(meta) = fs::metadata(&path) else { continue };
-            let fd = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-            let (Some(fd), Some(path)) = (fd, path.to_str()) else { continue };
-            if self.takes(device(meta.dev()), link) {
-                match self.find(meta.ino(), link, path, Place::Descriptor(fd)) {
-                    Err(err) if is_gone(&err) => {}
+    fn look_at_descriptors(&mut self, all: &[Descriptor]) -> Result<()> {
+        for d in all.iter().filter(|d| d.link.ends_with(DELETED)) {
+            if self.is_open_as(d) {
+                let path = format!("/proc/{}/fd/{}", self.pid, d.fd);
+                match self.find(d.meta.ino(), &d.link, &path, Place::Descriptor(d.fd)) {
+                    Err(err) if is_gone(&err) => {} // closed meanwhile
                     found => drop(found?),
                 }
             }
@@ -321,9 +312,9 @@ pub(crate) fn capture(fds: &mut Fds<'_>, d: &Descriptor) -> Result<OpenFileKind>
 
 impl Session<'_> {
     /// Ends the look at objects that [`Objects::begin_look`] began, behind the look at mappings.
-    pub(crate) fn look_at_objects(&mut self) -> Result<()> {
+    pub(crate) fn look_at_objects(&mut self, descriptors: &[Descriptor]) -> Result<()> {
         let objects = &mut self.target.files.objects;
-        objects.look_at_descriptors()?;
+        objects.look_at_descriptors(descriptors)?;
         let bad = objects.judge()?;
         if !bad.is_empty() {
             return Err(CaptureError::Unsupported(bad));

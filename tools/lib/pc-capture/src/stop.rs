@@ -17,7 +17,7 @@ use crate::figures::{RoundFigures, StopFigures, micros};
 use crate::frozen::Frozen;
 use crate::inside;
 use crate::memory::Span;
-use crate::openfile::is_direct_io;
+use crate::openfile::{self, Descriptor, is_direct_io};
 use crate::pages::{self, Copied, CopyPlan};
 use crate::restart::Waits;
 use crate::rounds::{Changes, Pass, Scan};
@@ -48,14 +48,12 @@ impl Session<'_> {
         self.figures.stop.freeze = self.figures.freezing_time;
         let round = RoundBegin { number, last: true, clocks: machine::clocks(pid)? };
         // Mappings and pages are looked at before any remote call, which has a mapping of its own.
-        self.target.files.objects.begin_look();
-        let mut vmas = self.look_at_mappings(true)?;
-        let Changes { mut mappings, zaps, scan } = self.changes(&vmas, Pass::Stop)?;
-        if !self.vmas.is_empty() && !scan.fresh.is_empty() {
-            vmas = self.look_anew_at_mappings()?;
-            mappings = self.what_changed(&vmas, &scan);
-        }
-        self.look_at_objects()?;
+        let (looked, listed) = std::thread::scope(|scope| {
+            let listing = scope.spawn(move || openfile::descriptors(pid, true));
+            (self.look(), listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let ((vmas, Changes { mappings, zaps, scan }), listed) = (looked?, listed?);
+        self.look_at_objects(&listed)?;
         self.figures.stop.scan = micros(began) - self.figures.stop.freeze;
         let (early, late) = apart(&scan.found.spans, workplace(&vmas, self.target.stat.start_stack));
         self.counts = Counts::default();
@@ -63,7 +61,7 @@ impl Session<'_> {
         self.births()?;
         self.mappings(mappings, vmas)?;
         self.zaps(zaps)?;
-        let state = self.ask_and_copy(&mut tracees, &early, &waits, &scan)?;
+        let state = self.ask_and_copy(&mut tracees, &early, &waits, &scan, listed)?;
         self.copy(&late, false)?;
         self.copy_unseen(&state, &scan)?;
         self.copy_objects(false)?;
@@ -75,6 +73,18 @@ impl Session<'_> {
         self.figures.rounds.push(figures);
         let Self { target, figures, tracking, .. } = self;
         Ok(Frozen { tracees, tracking, pidfd: target.pidfd, state: task, threads, since: began, figures })
+    }
+
+    /// Looks at mappings and pages.
+    fn look(&mut self) -> Result<(Vec<Vma>, Changes)> {
+        self.target.files.objects.begin_look();
+        let mut vmas = self.look_at_mappings(true)?;
+        let mut changes = self.changes(&vmas, Pass::Stop)?;
+        if !self.vmas.is_empty() && !changes.scan.fresh.is_empty() {
+            vmas = self.look_anew_at_mappings()?;
+            changes.mappings = self.what_changed(&vmas, &changes.scan);
+        }
+        Ok((vmas, changes))
     }
 
     /// A descriptor with O_DIRECT that nobody had seen before: what tracking does not know of may have been written.
@@ -96,6 +106,7 @@ impl Session<'_> {
         spans: &[Span],
         waits: &Waits,
         scan: &Scan,
+        listed: Vec<Descriptor>,
     ) -> Result<State> {
         let guards = scan.found.guards.clone();
         let Self { target, settings, sink, tracking, figures, cancel, .. } = self;
@@ -117,7 +128,7 @@ impl Session<'_> {
                 };
                 (copied, micros(began))
             });
-            let state = ask(target, settings, tracees, waits, guards, stop);
+            let state = ask(target, settings, tracees, waits, guards, listed, stop);
             let (copied, time) = copying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (state, copied, time)
         });
@@ -151,6 +162,7 @@ fn ask(
     tracees: &mut Tracees,
     waits: &Waits,
     guards: Vec<(u64, u64)>,
+    listed: Vec<Descriptor>,
     stop: &mut StopFigures,
 ) -> Result<State> {
     let began = Instant::now();
@@ -163,7 +175,7 @@ fn ask(
     let mm = task::mm(target.pid, &target.stat, &told, guards, &mut target.files)?;
     stop.registers = micros(began);
     let began = Instant::now();
-    let captured = descriptors(target, settings, true)?;
+    let captured = descriptors(target, settings, true, listed)?;
     stop.descriptors = micros(began);
     let sigs = signal::table(SIGS, &told.actions);
     Ok(State { mm, sigs, files: captured.files, table: captured.table, task, threads })

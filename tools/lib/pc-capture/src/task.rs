@@ -147,7 +147,7 @@ pub(crate) fn mm(
         arg_end: stat.arg_end,
         env_start: stat.env_start,
         env_end: stat.env_end,
-        auxv: fs::read(format!("/proc/{pid}/auxv")).of(pid, "reading its auxiliary vector")?,
+        auxv: procfs::read_bytes(pid, "auxv").of(pid, "reading its auxiliary vector")?,
         exe: files.link("exe", FileNeed::Same)?,
         dumpable: told.dumpable,
         thp_disable: told.thp_disable != 0,

@@ -8,6 +8,7 @@ use pc_trace::{Tid, Tracees, xstate};
 
 use crate::error::{CaptureError, Context, Result, unsupported};
 use crate::inside::ThreadTold;
+use crate::procfs;
 use crate::procfs::Status;
 use crate::restart::Waits;
 use crate::signal;
@@ -43,7 +44,7 @@ pub(crate) fn thread(tracees: &Tracees, task: TaskId, told: &ThreadTold, waits: 
 }
 
 fn comm(pid: i32, tid: Tid) -> Result<Vec<u8>> {
-    let mut name = std::fs::read(format!("/proc/{pid}/task/{tid}/comm")).of(tid, "reading its name")?;
+    let mut name = procfs::read_bytes(pid, &format!("task/{tid}/comm")).of(tid, "reading its name")?;
     if name.last() == Some(&b'\n') {
         name.pop();
     }

@@ -35,6 +35,8 @@ pub struct Run {
     pub written: bool,
     /// Guard pages (`MADV_GUARD_INSTALL`), which have no content but must not be touched either.
     pub guard: bool,
+    /// In a mapping that is tracked. Of others it is not known what was written.
+    pub tracked: bool,
 }
 
 /// What kind of mapping is scanned.
@@ -104,6 +106,15 @@ pub trait Tracker: std::fmt::Debug {
         clear: bool,
         out: &mut Vec<Run>,
     ) -> Result<Found, TrackError>;
+
+    /// The same for many mappings (ascending, with nothing else mapped between them) without clearing, in as few kernel calls as
+    /// the method can do with. Where one is not tracked, its runs say so. They are not split where mappings meet.
+    fn survey(&mut self, mappings: &[(Range, What)], out: &mut Vec<Run>) -> Result<(), TrackError> {
+        for (range, what) in mappings {
+            self.scan(*range, *what, false, out)?;
+        }
+        Ok(())
+    }
 
     /// To be called behind the scans with `clear` of a round, where the method can clear only everything at once. The
     /// target must stand from the first of these scans until then if [`Tracker::needs_pause`].

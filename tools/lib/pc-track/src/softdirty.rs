@@ -103,6 +103,6 @@ impl Tracker for SoftDirty {
 fn push(out: &mut Vec<Run>, page: u64, written: bool) {
     match out.last_mut() {
         Some(last) if last.end == page && last.written == written => last.end += PAGE,
-        _ => out.push(Run { start: page, end: page + PAGE, written, guard: false }),
+        _ => out.push(Run { start: page, end: page + PAGE, written, guard: false, tracked: true }),
     }
 }

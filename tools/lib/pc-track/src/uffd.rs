@@ -45,23 +45,39 @@ impl Uffd {
 }
 
 impl Uffd {
-    fn query(
+    /// Scans into `self.regions`; without guard pages on a kernel before 6.15, which knows none.
+    fn query(&mut self, range: Range, hidden: PageIs, flags: ScanFlags) -> std::io::Result<()> {
+        match self.query_with(range, hidden, PageIs::GUARD, flags) {
+            Err(err) if err.raw_os_error() == Some(libc::EINVAL) => {
+                self.query_with(range, hidden, PageIs::empty(), flags)
+            }
+            done => done,
+        }
+    }
+
+    fn query_with(
         &mut self,
-        start: u64,
-        end: u64,
-        what: What,
+        (start, end): Range,
+        hidden: PageIs,
         guard: PageIs,
         flags: ScanFlags,
     ) -> std::io::Result<()> {
-        let hidden = match what {
-            What::Anonymous => PageIs::PFNZERO,
-            What::PrivateFile => PageIs::PFNZERO | PageIs::FILE,
-        };
         // The any-of mask keeps the walk from building page tables where nothing ever was. The kernel write-protects
         // only what is written, so matching the rest as well costs nothing.
         let content = PageIs::PRESENT | PageIs::SWAPPED | guard;
-        let query = Query::any_of(content, PageIs::WRITTEN | guard).without(hidden).flags(flags);
+        let report = PageIs::WRITTEN | PageIs::WPALLOWED | guard;
+        let query = Query::any_of(content, report).without(hidden).flags(flags);
         self.pagemap.scan(start, end, query, &mut self.regions)
+    }
+
+    fn tell(&self, out: &mut Vec<Run>) {
+        out.extend(self.regions.iter().map(|region| Run {
+            start: region.start,
+            end: region.end,
+            written: region.categories & PageIs::WRITTEN.bits() != 0,
+            guard: region.categories & PageIs::GUARD.bits() != 0,
+            tracked: region.categories & PageIs::WPALLOWED.bits() != 0,
+        }));
     }
 }
 
@@ -97,31 +113,30 @@ impl Tracker for Uffd {
 
     fn scan(
         &mut self,
-        (start, end): Range,
+        range: Range,
         what: What,
         clear: bool,
         out: &mut Vec<Run>,
     ) -> Result<Found, TrackError> {
         let flags =
             if clear { ScanFlags::CHECK_WPASYNC | ScanFlags::WP_MATCHING } else { ScanFlags::CHECK_WPASYNC };
-        let scanned = match self.query(start, end, what, PageIs::GUARD, flags) {
-            // A kernel before 6.15 knows no guard pages.
-            Err(err) if err.raw_os_error() == Some(libc::EINVAL) => {
-                self.query(start, end, what, PageIs::empty(), flags)
-            }
-            done => done,
-        };
-        match scanned {
-            Ok(()) => out.extend(self.regions.iter().map(|region| Run {
-                start: region.start,
-                end: region.end,
-                written: region.categories & PageIs::WRITTEN.bits() != 0,
-                guard: region.categories & PageIs::GUARD.bits() != 0,
-            })),
+        match self.query(range, hidden(what), flags) {
+            Ok(()) => self.tell(out),
             Err(err) if err.raw_os_error() == Some(libc::EPERM) => return Ok(Found::Lost),
             Err(err) => return Err(TrackError::Kernel { what: "scanning for written pages", source: err }),
         }
         Ok(Found::Tracked)
+    }
+
+    /// One scan for neighbours of one kind: to ask of each page whether it is a file's would take several times as long.
+    fn survey(&mut self, mappings: &[(Range, What)], out: &mut Vec<Run>) -> Result<(), TrackError> {
+        for alike in mappings.chunk_by(|a, b| a.1 == b.1) {
+            let (first, last) = (alike[0], alike[alike.len() - 1]);
+            self.query((first.0.0, last.0.1), hidden(first.1), ScanFlags::empty())
+                .map_err(kernel("scanning for written pages"))?;
+            self.tell(out);
+        }
+        Ok(())
     }
 
     fn clear_all(&mut self) -> Result<(), TrackError> {
@@ -142,5 +157,13 @@ impl Tracker for Uffd {
             at = next;
         }
         Ok(())
+    }
+}
+
+/// Pages without content of their own.
+fn hidden(what: What) -> PageIs {
+    match what {
+        What::Anonymous => PageIs::PFNZERO,
+        What::PrivateFile => PageIs::PFNZERO | PageIs::FILE,
     }
 }

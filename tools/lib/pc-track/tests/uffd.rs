@@ -24,6 +24,9 @@ for line in sys.stdin:
         ctypes.memset(base + int(words[1]) * 4096, 7, 1)
     elif words[0] == "drop":
         libc.madvise(base + int(words[1]) * 4096, 4096, 4)
+    elif words[0] == "beside":
+        libc.mmap(base + (N + 8) * 4096, 2 * 4096, 3, 0x22 | 0x100000, -1, 0)
+        ctypes.memset(base + (N + 8) * 4096, 7, 1)
     elif words[0] == "again":
         libc.munmap(ctypes.c_void_p(base), N * 4096)
         libc.mmap(base, N * 4096, 3, 0x22 | 0x100000, -1, 0)
@@ -125,6 +128,24 @@ fn a_mapping_replaced_at_the_same_address_is_lost() {
     assert_eq!((found, pages(&runs, true)), (Found::Tracked, vec![1]));
     uffd.untrack(RANGE).unwrap();
     guest.tell("write 3");
+}
+
+#[test]
+fn a_survey_of_many_mappings_takes_nothing_away_and_says_what_is_not_tracked() {
+    let mut guest = Guest::start();
+    let mut uffd = track(&guest);
+    scan(&mut uffd, true);
+    guest.tell("write 5");
+    guest.tell("beside");
+    let beside = (BASE + 72 * 4096, BASE + 74 * 4096);
+    for _ in 0..2 {
+        let mut runs = Vec::new();
+        uffd.survey(&[(RANGE, What::Anonymous), (beside, What::Anonymous)], &mut runs).unwrap();
+        let (tracked, other): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(|run| run.tracked);
+        assert_eq!(pages(&tracked, true), [5]);
+        assert_eq!(pages(&tracked, false).len(), 32);
+        assert_eq!(pages(&other, true), [72]);
+    }
 }
 
 #[test]

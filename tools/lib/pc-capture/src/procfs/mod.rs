@@ -12,15 +12,34 @@ pub use stat::Stat;
 pub use status::Status;
 pub use timers::{TimerEntry, parse_timers};
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 
 /// The text of `/proc/PID/NAME`.
 pub fn read(pid: i32, name: &str) -> io::Result<String> {
-    let bytes = std::fs::read(format!("/proc/{pid}/{name}"))?;
+    let bytes = read_bytes(pid, name)?;
     Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
 }
 
 /// The bytes of `/proc/PID/NAME`.
 pub fn read_bytes(pid: i32, name: &str) -> io::Result<Vec<u8>> {
-    std::fs::read(format!("/proc/{pid}/{name}"))
+    read_file(&format!("/proc/{pid}/{name}"))
+}
+
+/// The bytes of a file whose size is not known before, in as few calls as it takes: the kernel gives a page at a time at the most.
+fn read_file(path: &str) -> io::Result<Vec<u8>> {
+    const ROOM: usize = 4096;
+    let mut file = File::open(path)?;
+    let mut bytes = Vec::new();
+    loop {
+        let filled = bytes.len();
+        bytes.resize(filled + ROOM, 0);
+        let got = file.read(&mut bytes[filled..]);
+        bytes.truncate(filled + *got.as_ref().unwrap_or(&0));
+        match got {
+            Ok(0) => return Ok(bytes),
+            Err(err) if err.kind() != io::ErrorKind::Interrupted => return Err(err),
+            _ => {}
+        }
+    }
 }

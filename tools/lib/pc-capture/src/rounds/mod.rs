@@ -19,7 +19,8 @@ use pc_trace::Tracees;
 use crate::error::{CaptureError, Result};
 use crate::figures::{RoundFigures, micros};
 use crate::machine;
-use crate::openfile::uses_direct_io;
+use crate::memory::read_known;
+use crate::openfile::{descriptors, uses_direct_io};
 use crate::session::Session;
 use crate::settings::Rounds;
 use crate::task::SPACE;
@@ -63,6 +64,8 @@ impl Session<'_> {
         for number in 0..settings.most {
             let mut figures = self.round(number)?;
             self.let_it_leave()?;
+            // What smaps tells of mappings that were replaced or advised meanwhile is not to be asked at the stop.
+            self.target.known = read_known(self.target.pid)?;
             let left = self.left()?;
             let stop = self.foretell(left);
             figures.left = Some(left);
@@ -124,7 +127,7 @@ impl Session<'_> {
         if let Some(tracees) = pause {
             tracees.detach()?;
         }
-        self.look_at_objects()?;
+        self.look_at_objects(&descriptors(pid, false)?)?;
         self.put(Record::RoundBegin(RoundBegin { number, last: false, clocks }))?;
         self.sink.flush()?;
         self.births()?;
@@ -134,10 +137,6 @@ impl Session<'_> {
         spans.iter().for_each(|span| self.sent.insert(span.start, span.end));
         self.copy(&spans, true)?;
         self.copy_objects(true)?;
-        if !changes.scan.fresh.is_empty() {
-            // Others may lie there now, with the same borders: the next look is to be at smaps.
-            self.target.known.clear();
-        }
         let counts = self.counts;
         self.put(Record::RoundEnd(RoundEnd { number, counts }))?;
         self.sink.flush()?;

@@ -224,38 +224,97 @@ impl Tracking {
     /// Looks at all mappings.
     pub fn scan(&mut self, vmas: &[Vma], pass: Pass) -> Result<Scan> {
         let mut scan = Scan { fresh: std::mem::take(&mut self.fresh), ..Scan::default() };
-        for vma in vmas.iter().filter(|vma| carries_pages(vma)) {
-            scan.found.scanned += (vma.end - vma.start) / PAGE_SIZE;
-            if self.tracker.is_none() || self.hashed.overlaps(vma.start, vma.end) {
-                self.by_hash(vma, &mut scan)?;
-            } else if self.ask(vma, pass == Pass::Round)? == Found::Tracked {
-                self.note_runs(vma, pass, &mut scan);
-            } else {
-                scan.fresh.insert(vma.start, vma.end);
-                self.hashes.forget((vma.start, vma.end));
-                // While it runs this is a mapping that was replaced this very moment: the next round tells of its pages.
-                if pass == Pass::Stop {
-                    self.by_hash(vma, &mut scan)?;
-                }
-            }
-        }
-        if let (Some(tracker), Pass::Round) = (&mut self.tracker, pass) {
-            tracker.clear_all().map_err(|err| failed(self.pid, err))?;
+        match pass {
+            Pass::Round => self.scan_each(vmas, &mut scan)?,
+            Pass::Stop => self.scan_together(vmas, &mut scan)?,
         }
         Ok(scan)
     }
 
-    fn ask(&mut self, vma: &Vma, clear: bool) -> Result<Found> {
-        self.runs.clear();
-        let what = what(vma);
-        let Some(tracker) = &mut self.tracker else { return Ok(Found::Lost) };
-        let found = tracker.scan((vma.start, vma.end), what, clear, &mut self.runs);
-        found.map_err(|err| failed(self.pid, err))
+    /// One mapping after the other, as what is written is cleared in the same step only where all is tracked.
+    fn scan_each(&mut self, vmas: &[Vma], scan: &mut Scan) -> Result<()> {
+        for vma in vmas.iter().filter(|vma| carries_pages(vma)) {
+            scan.found.scanned += (vma.end - vma.start) / PAGE_SIZE;
+            if self.is_hashed(vma) {
+                self.by_hash(vma, scan)?;
+                continue;
+            }
+            let Some(tracker) = &mut self.tracker else { continue };
+            let mut runs = std::mem::take(&mut self.runs);
+            runs.clear();
+            let found = tracker.scan((vma.start, vma.end), what(vma), true, &mut runs);
+            if found.map_err(|err| failed(self.pid, err))? == Found::Tracked {
+                self.note_runs(vma, &runs, Pass::Round, scan);
+            } else {
+                // A mapping that was replaced this very moment: the next round tells of its pages.
+                scan.fresh.insert(vma.start, vma.end);
+                self.hashes.forget((vma.start, vma.end));
+            }
+            self.runs = runs;
+        }
+        if let Some(tracker) = &mut self.tracker {
+            tracker.clear_all().map_err(|err| failed(self.pid, err))?;
+        }
+        Ok(())
     }
 
-    fn note_runs(&mut self, vma: &Vma, pass: Pass, scan: &mut Scan) {
+    /// In few calls, as the process stands meanwhile.
+    fn scan_together(&mut self, vmas: &[Vma], scan: &mut Scan) -> Result<()> {
+        let mut runs = std::mem::take(&mut self.runs);
+        for (surveyed, group) in self.groups(vmas) {
+            let carrying = group.iter().filter(|vma| carries_pages(vma));
+            scan.found.scanned += carrying.clone().map(|vma| (vma.end - vma.start) / PAGE_SIZE).sum::<u64>();
+            if !surveyed {
+                carrying.clone().try_for_each(|vma| self.by_hash(vma, scan))?;
+                continue;
+            }
+            runs.clear();
+            self.survey(group, &mut runs)?;
+            for vma in group {
+                let inside = clipped(&runs, (vma.start, vma.end));
+                if self.all_tracked(vma, &inside)? {
+                    self.note_runs(vma, &inside, Pass::Stop, scan);
+                } else {
+                    scan.fresh.insert(vma.start, vma.end);
+                    self.hashes.forget((vma.start, vma.end));
+                    self.by_hash(vma, scan)?;
+                }
+            }
+        }
+        self.runs = runs;
+        Ok(())
+    }
+
+    fn is_hashed(&self, vma: &Vma) -> bool {
+        self.tracker.is_none() || self.hashed.overlaps(vma.start, vma.end)
+    }
+
+    /// Mappings that follow one another and of whose pages the tracker can tell (true), or cannot.
+    fn groups<'a>(&self, vmas: &'a [Vma]) -> Vec<(bool, &'a [Vma])> {
+        let surveyed = |vma: &Vma| carries_pages(vma) && !self.is_hashed(vma);
+        let groups = vmas.chunk_by(|a, b| surveyed(a) == surveyed(b));
+        groups.map(|group| (surveyed(&group[0]), group)).collect()
+    }
+
+    fn survey(&mut self, group: &[Vma], runs: &mut Vec<Run>) -> Result<()> {
+        let Some(tracker) = &mut self.tracker else { return Ok(()) };
+        let mappings: Vec<_> = group.iter().map(|vma| ((vma.start, vma.end), what(vma))).collect();
+        tracker.survey(&mappings, runs).map_err(|err| failed(self.pid, err))
+    }
+
+    /// Whether a mapping with these runs is tracked; of one without any content that has to be asked.
+    fn all_tracked(&mut self, vma: &Vma, runs: &[Run]) -> Result<bool> {
+        match &mut self.tracker {
+            Some(tracker) if runs.is_empty() => {
+                tracker.tracks(vma.start).map_err(|err| failed(self.pid, err))
+            }
+            _ => Ok(runs.iter().all(|run| run.tracked)),
+        }
+    }
+
+    fn note_runs(&mut self, vma: &Vma, runs: &[Run], pass: Pass, scan: &mut Scan) {
         let readable = vma.prot & prot::READ != 0;
-        for run in &self.runs {
+        for run in runs {
             if run.guard {
                 scan.found.guards.push((run.start, run.end));
                 continue;
@@ -283,16 +342,17 @@ impl Tracking {
     /// Bytes of pages written since the last round, as far as that can be told without reading them; those that only
     /// hashes can tell count as many as in the last round (`hashed`).
     pub fn left(&mut self, vmas: &[Vma], hashed: u64) -> Result<u64> {
-        let Some(tracker) = &mut self.tracker else { return Ok(hashed) };
-        let mut left = hashed;
-        for vma in vmas.iter().filter(|vma| carries_pages(vma)) {
-            self.runs.clear();
-            let found = tracker.scan((vma.start, vma.end), what(vma), false, &mut self.runs);
-            if found.map_err(|err| failed(self.pid, err))? == Found::Tracked {
-                let written = self.runs.iter().filter(|run| run.written && !run.guard);
-                left += written.map(|run| run.end - run.start).sum::<u64>();
-            }
+        if self.tracker.is_none() {
+            return Ok(hashed);
         }
+        let (mut left, mut runs) = (hashed, std::mem::take(&mut self.runs));
+        for (_, group) in self.groups(vmas).into_iter().filter(|(surveyed, _)| *surveyed) {
+            runs.clear();
+            self.survey(group, &mut runs)?;
+            let written = runs.iter().filter(|run| run.tracked && run.written && !run.guard);
+            left += written.map(|run| run.end - run.start).sum::<u64>();
+        }
+        self.runs = runs;
         Ok(left)
     }
 
@@ -319,6 +379,13 @@ fn what(vma: &Vma) -> What {
         Backing::File { .. } | Backing::Shm { .. } => What::PrivateFile,
         _ => What::Anonymous,
     }
+}
+
+/// The parts of runs (ascending) that lie in a range.
+fn clipped(runs: &[Run], (start, end): (u64, u64)) -> Vec<Run> {
+    let from = runs.partition_point(|run| run.end <= start);
+    let inside = runs[from..].iter().take_while(|run| run.start < end);
+    inside.map(|run| Run { start: run.start.max(start), end: run.end.min(end), ..*run }).collect()
 }
 
 /// Appends a range, merged with the last where they touch.
