@@ -4,6 +4,9 @@
 //! a line for each range that matters, `name start`. At SIGTERM it looks at everything and writes REPORT. BALLAST pages
 //! are written once.
 
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc;
@@ -148,6 +151,42 @@ impl Memory {
     }
 }
 
+/// One file that is written on, and one that another takes the number of.
+struct Files {
+    report: String,
+    grows: File,
+    closed: Option<File>,
+    next: Option<File>,
+}
+
+impl Files {
+    fn new(report: &str) -> Files {
+        for (name, text) in [("closed", "second"), ("next", "third")] {
+            std::fs::write(format!("{report}.{name}"), text).expect("a file");
+        }
+        let grows = File::create(format!("{report}.grows")).expect("a file");
+        let closed = File::open(format!("{report}.closed")).ok();
+        Files { report: report.to_owned(), grows, closed, next: None }
+    }
+
+    fn change(&mut self) {
+        self.grows.write_all(b"0123456789").expect("room");
+        let number = self.closed.take().map(|file| file.as_raw_fd());
+        self.next = File::open(format!("{}.next", self.report)).ok();
+        assert_eq!(self.next.as_ref().map(|file| file.as_raw_fd()), number, "the number is taken again");
+    }
+
+    fn wrong(&mut self) -> Vec<String> {
+        let at = self.grows.stream_position().expect("an offset");
+        let mut text = String::new();
+        let read = self.next.as_mut().map(|next| next.read_to_string(&mut text));
+        let mut wrong = Vec::new();
+        wrong.extend((at != 10).then(|| format!("the file that was written on is at {at}")));
+        wrong.extend((text != "third").then(|| format!("the file opened again holds {text:?} ({read:?})")));
+        wrong
+    }
+}
+
 /// A thread whose stack and counter tell that it goes on.
 fn born() {
     let (send, receive) = mpsc::channel();
@@ -196,6 +235,7 @@ fn main() -> ExitCode {
     let told = SigSet::from_iter([Signal::SIGUSR1, Signal::SIGTERM]);
     told.thread_block().expect("a mask");
     let mut memory = Memory::new();
+    let mut files = Files::new(report);
     let ballast = vec![7u8; ballast.parse::<usize>().expect("pages") * PAGE];
     let leaves = std::thread::spawn(|| {
         while !LEAVE.load(SeqCst) {
@@ -212,6 +252,7 @@ fn main() -> ExitCode {
             "child" => child(),
             _ => {
                 memory.change();
+                files.change();
                 LEAVE.store(true, SeqCst);
                 leaves.join().expect("it ends");
                 born();
@@ -229,6 +270,7 @@ fn main() -> ExitCode {
     if what == "memory" {
         wrong = memory.wrong();
         wrong.extend(thread_wrong());
+        wrong.extend(files.wrong());
     }
     wrong.extend(ballast.iter().any(|byte| *byte != 7).then(|| "ballast".to_owned()));
     finish(report, &wrong)

@@ -1,10 +1,14 @@
 //! A process being captured: what was found, what was said of it, and where it goes.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use pc_image::{Counts, MapChange, PageRun, Record, Sink, Space, SpaceId, SpaceKind, Task, Vma};
+use pc_image::{
+    Counts, MapChange, OpenFile, OpenFileId, OpenFileKind, PageRun, Record, Sink, Space, SpaceId, SpaceKind,
+    Task, Vma,
+};
 use pc_trace::{SeizeOptions, Tracees};
 use pc_track::Hashes;
 
@@ -42,6 +46,8 @@ pub(crate) struct Session<'a> {
     /// The pages that it holds.
     pub sent: Sent,
     told: Option<Task>,
+    /// Open files that were told of in rounds, by number.
+    told_files: BTreeMap<OpenFileId, OpenFile>,
     /// Shared memory that is no more, to be told.
     pub gone_objects: Vec<SpaceId>,
     /// What its threads wait for.
@@ -78,6 +84,7 @@ impl<'a> Session<'a> {
             vmas: Vec::new(),
             sent: Sent::default(),
             told: None,
+            told_files: BTreeMap::new(),
             gone_objects: Vec::new(),
             waits: Waits::default(),
             counts: Counts::default(),
@@ -144,10 +151,30 @@ impl<'a> Session<'a> {
         self.look_at_mappings(true)
     }
 
-    /// Fails where the running process has come by a descriptor that cannot be moved.
-    pub fn descriptors(&mut self) -> Result<()> {
+    /// The files that the running process has open now, so that the destination can open them before the stop. Fails where it
+    /// has come by a descriptor that cannot be moved.
+    pub fn descriptors(&mut self) -> Result<Vec<OpenFile>> {
         let all = openfile::descriptors(self.target.pid, false)?;
-        descriptors(&mut self.target, &self.settings, false, all).map(drop)
+        let mut files = descriptors(&mut self.target, &self.settings, false, all)?.files;
+        files.retain_mut(|file| match &mut file.kind {
+            OpenFileKind::Regular(regular) => {
+                regular.offset = 0; // told at the stop
+                true
+            }
+            _ => false,
+        });
+        Ok(files)
+    }
+
+    /// Says which files are open now, as far as that has not been said.
+    pub fn open_files(&mut self, files: Vec<OpenFile>) -> Result<()> {
+        for file in files {
+            if self.told_files.get(&file.id) != Some(&file) {
+                self.put(Record::OpenFile(file.clone()))?;
+                self.told_files.insert(file.id, file);
+            }
+        }
+        Ok(())
     }
 
     /// The process with its threads, where that has changed, its memory, and the files that were named.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use pc_image::{Item, MapChange, Pages, Record, Source, SpaceId};
 
+use crate::early::Early;
 use crate::error::{Context, RebuildError};
 use crate::image::Image;
 use crate::kept::{Kept, Part};
@@ -83,6 +84,7 @@ struct Engine<'a> {
     image: Image,
     husk: Option<(Newborn, Memory)>,
     kept: Kept,
+    early: Early,
     keeping: bool,
     last_round: bool,
     pages: u64,
@@ -96,6 +98,7 @@ impl<'a> Engine<'a> {
             image: Image::default(),
             husk: None,
             kept: Kept::default(),
+            early: Early::default(),
             last_round: false,
             keeping: settings.no_pipeline || settings.start_round > 0,
             pages: 0,
@@ -131,6 +134,7 @@ impl<'a> Engine<'a> {
                 self.follow_threads()?;
             }
             Record::MapChange(change) => self.change(change)?,
+            Record::OpenFile(open) if !self.keeping && !self.last_round => self.early.open(&self.image, open),
             Record::Zap(zap) => {
                 self.check_space(zap.space)?;
                 self.kept.forget(&zap.ranges);
@@ -258,8 +262,9 @@ impl<'a> Engine<'a> {
         drop(memory);
         self.times.apply += last_byte.elapsed();
         self.settings.check_cancel()?;
-        let mut later = Finisher { image: &self.image, settings: self.settings, newborn: &mut newborn }
-            .run(&mut self.times, notices)?;
+        self.image.forget_closed();
+        let finisher = Finisher { image: &self.image, settings: self.settings, newborn: &mut newborn };
+        let mut later = finisher.run(&mut self.early, &mut self.times, notices)?;
         self.settings.check_cancel()?;
         let began = Instant::now();
         let (pid, threads) = (newborn.husk.pid(), self.image.threads.len());
@@ -303,7 +308,12 @@ fn absent(what: &str) -> RebuildError {
 }
 
 impl Finisher<'_> {
-    fn run(&mut self, times: &mut Times, notices: Notices<'_>) -> Result<AtRelease, RebuildError> {
+    fn run(
+        mut self,
+        early: &mut Early,
+        times: &mut Times,
+        notices: Notices<'_>,
+    ) -> Result<AtRelease, RebuildError> {
         let image = self.image;
         let task = image.task()?;
         let state = image.task_state.as_ref().ok_or_else(|| absent("the state of the task"))?;
@@ -321,7 +331,7 @@ impl Finisher<'_> {
         memory::guard(self.newborn, image, &mm.guards)?;
         memory::lock(self.newborn, image)?;
         times.apply += lap.take();
-        let (built, later) = openfile::build_all(image, self.settings, notices)?;
+        let (built, later) = openfile::build_all(image, early, self.settings, notices)?;
         fdtable::install(self.newborn, table, &built)?;
         drop(built);
         openfile::finish(self.newborn, image, table)?;

@@ -26,15 +26,21 @@ pub fn judge(file: &File) -> Result<(), RebuildError> {
     if !path.is_absolute() {
         return refuse("the path is not absolute".into());
     }
-    let meta = match fs::metadata(path) {
-        Ok(meta) => meta,
-        Err(err) => return refuse(format!("{err} (the process uses it)")),
-    };
+    match fs::metadata(path) {
+        Ok(meta) => judge_found(file, &meta),
+        Err(err) => refuse(format!("{err} (the process uses it)")),
+    }
+}
+
+/// The same of one that was found at its path.
+pub fn judge_found(file: &File, meta: &Metadata) -> Result<(), RebuildError> {
+    let path = path_of(file);
+    let refuse = |why: String| Err(RebuildError::Unsupported(format!("{}: {why}", path.display())));
     if meta.mode() & KIND != file.mode & KIND {
         return refuse("it is of another kind here".into());
     }
     match file.need {
-        FileNeed::Same => same(file, path, &meta),
+        FileNeed::Same => same(file, path, meta),
         FileNeed::Exists => Ok(()),
         FileNeed::Kind if is_device(file.mode) && meta.rdev() != file.rdev => {
             refuse("it is another device here".into())
@@ -71,9 +77,8 @@ fn mtime(meta: &Metadata) -> i64 {
 }
 
 /// A writable file has to reach at least to the offset that a descriptor has.
-pub fn judge_offset(file: &File, offset: u64) -> Result<(), RebuildError> {
+pub fn judge_offset(file: &File, meta: &Metadata, offset: u64) -> Result<(), RebuildError> {
     let path = path_of(file);
-    let meta = fs::metadata(path).what_of(|| format!("looking at {}", path.display()))?;
     if meta.mode() & KIND == libc::S_IFREG && meta.size() < offset.min(file.size) {
         return Err(RebuildError::Unsupported(format!(
             "{}: it has only {} bytes here, and the process is at {offset}",

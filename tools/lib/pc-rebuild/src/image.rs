@@ -1,6 +1,6 @@
 //! What the stream has said so far beside pages: the latest word of each record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pc_image::{
     Clocks, FdTable, File, FileId, Machine, MapChange, MmState, OpenFile, OpenFileId, Record, SigTable,
@@ -105,6 +105,14 @@ impl Image {
             if vma.end > end {
                 self.vmas.insert(end, behind(vma, end));
             }
+        }
+    }
+
+    /// Forgets open files that no descriptor refers to any more.
+    pub fn forget_closed(&mut self) {
+        if let Some(table) = &self.fd_table {
+            let open: BTreeSet<OpenFileId> = table.fds.iter().map(|fd| fd.file).collect();
+            self.open_files.retain(|id, _| open.contains(id));
         }
     }
 

@@ -12,6 +12,7 @@
 
 mod clocks;
 mod creds;
+mod early;
 mod engine;
 mod epoll;
 mod error;

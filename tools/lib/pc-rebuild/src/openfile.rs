@@ -1,11 +1,13 @@
 //! Open files: each is made here by its kind, and finished in the husk.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use pc_image::{FdTable, OpenFile, OpenFileKind};
+use pc_image::{FdTable, OpenFile, OpenFileId, OpenFileKind};
 use pc_trace::Call;
 
+use crate::early::Early;
 use crate::error::{Context, RebuildError};
 use crate::fdtable::{Built, words};
 use crate::image::Image;
@@ -53,6 +55,7 @@ const SETTABLE: i32 = libc::O_APPEND | libc::O_DIRECT | libc::O_NOATIME | libc::
 /// Makes every open file of the image.
 pub fn build_all(
     image: &Image,
+    early: &mut Early,
     settings: &Settings,
     notices: Notices<'_>,
 ) -> Result<(Built, AtRelease), RebuildError> {
@@ -63,7 +66,7 @@ pub fn build_all(
     for open in image.open_files.values() {
         let fd = match &open.kind {
             OpenFileKind::Pipe(_) => continue,
-            OpenFileKind::Regular(regular) => regular::build(image, open, regular)?,
+            OpenFileKind::Regular(regular) => regular::build(image, open, regular, early.take(open))?,
             OpenFileKind::Event(event) => eventfd::build(event)?,
             OpenFileKind::Epoll(_) => epoll::build()?,
             OpenFileKind::Timer(timer) => timerfd::build(timer)?,
@@ -101,10 +104,9 @@ fn set_flags(open: &OpenFile, fd: &OwnedFd) -> Result<(), RebuildError> {
 /// What can only be done under the final numbers, in the husk: owners, expirations, epoll.
 pub fn finish(newborn: &mut Newborn, image: &Image, table: &FdTable) -> Result<(), RebuildError> {
     let mut calls = Vec::new();
+    let fds: BTreeMap<OpenFileId, u32> = table.fds.iter().rev().map(|fd| (fd.file, fd.fd)).collect();
     for open in image.open_files.values() {
-        let Some(fd) = table.fds.iter().find(|fd| fd.file == open.id).map(|fd| u64::from(fd.fd)) else {
-            continue;
-        };
+        let Some(fd) = fds.get(&open.id).copied().map(u64::from) else { continue };
         if let Some(owner) = open.owner {
             calls.extend(owner_calls(newborn, fd, open.flags, owner)?);
         }

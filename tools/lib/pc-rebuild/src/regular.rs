@@ -1,5 +1,6 @@
 //! Files, directories and devices opened by path.
 
+use std::fs;
 use std::os::fd::OwnedFd;
 
 use nix::unistd::{Whence, lseek};
@@ -9,12 +10,25 @@ use crate::error::{Context, RebuildError};
 use crate::file;
 use crate::image::Image;
 
-/// Opens it as it was, at its offset.
-pub fn build(image: &Image, open: &OpenFile, regular: &RegularFile) -> Result<OwnedFd, RebuildError> {
+/// Opens it as it was, or takes what was opened early, at its offset.
+pub fn build(
+    image: &Image,
+    open: &OpenFile,
+    regular: &RegularFile,
+    early: Option<fs::File>,
+) -> Result<OwnedFd, RebuildError> {
     let record = image.file(regular.file)?;
-    file::judge(record)?;
-    file::judge_offset(record, regular.offset)?;
-    let fd = file::open(record, open.flags as i32)?;
+    let file = match early {
+        Some(file) => file,
+        None => {
+            file::judge(record)?;
+            file::open(record, open.flags as i32)?.into()
+        }
+    };
+    let meta = file.metadata().what_of(|| format!("looking at {}", file::path_of(record).display()))?;
+    file::judge_found(record, &meta)?;
+    file::judge_offset(record, &meta, regular.offset)?;
+    let fd = OwnedFd::from(file);
     if regular.offset != 0 && open.flags as i32 & libc::O_PATH == 0 {
         let offset = i64::try_from(regular.offset).unwrap_or(i64::MAX);
         lseek(&fd, offset, Whence::SeekSet)

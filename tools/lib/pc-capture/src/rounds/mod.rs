@@ -112,7 +112,7 @@ impl Session<'_> {
         self.sink.pace.begin_round(began);
         self.counts = Counts::default();
         self.target.files.objects.begin_look();
-        self.descriptors()?;
+        let open = self.descriptors()?;
         let clocks = machine::clocks(pid)?;
         let pause = self.pause_if_needed()?;
         let vmas = self.tracked_mappings()?;
@@ -131,6 +131,7 @@ impl Session<'_> {
         self.put(Record::RoundBegin(RoundBegin { number, last: false, clocks }))?;
         self.sink.flush()?;
         self.births()?;
+        self.open_files(open)?;
         self.mappings(changes.mappings, vmas)?;
         self.zaps(changes.zaps)?;
         let spans = changes.scan.found.spans;
