@@ -126,6 +126,41 @@ impl Held {
         }
     }
 
+    /// Waits, where each call is a stop, for the entry of call `nr` made by the entry at `entry`.
+    pub fn wait_call(&mut self, nr: i64, entry: u64) -> Result<(), TraceError> {
+        loop {
+            match ptrace::wait(self.tid).kernel("waiting", self.tid)? {
+                Stop::Dead(status) => return Err(TraceError::Dead { tid: self.tid, status }),
+                Stop::Syscall => {
+                    let regs = ptrace::getregs(self.tid).kernel("reading the registers", self.tid)?;
+                    let enters = regs.rax as i64 == -i64::from(libc::ENOSYS);
+                    if regs.rbx == entry && regs.orig_rax as i64 == nr && enters {
+                        return Ok(());
+                    }
+                }
+                Stop::Signal(signal) => self.deferred.push(signal),
+                Stop::Event(..) => {}
+            }
+            self.resume()?;
+        }
+    }
+
+    /// The first argument of the call at whose entry the thread is.
+    pub fn set_argument(&mut self, value: u64) -> Result<(), TraceError> {
+        let mut regs = ptrace::getregs(self.tid).kernel("reading the registers", self.tid)?;
+        if regs.rdi == value {
+            return Ok(());
+        }
+        regs.rdi = value;
+        ptrace::setregs(self.tid, &regs).kernel("setting the registers", self.tid)
+    }
+
+    /// From a stop on the way, to the end of what [`Held::launch`] began.
+    pub fn go_on(&mut self, code: u64) -> Result<(), TraceError> {
+        self.resume()?;
+        self.wait_end(code)
+    }
+
     /// At the entry of the final rt_sigreturn: cancels the call and has it made again on resumption.
     fn stopped_at_sigreturn(&mut self, code: u64) -> Result<bool, TraceError> {
         let mut regs = ptrace::getregs(self.tid).kernel("reading the registers", self.tid)?;

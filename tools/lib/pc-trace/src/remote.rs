@@ -137,6 +137,38 @@ impl<'a> Remote<'a> {
         Ok(results)
     }
 
+    /// Has the leader make a call that gives a descriptor, and close it again when `take` has looked at it. The target closes it
+    /// by itself if we are killed meanwhile, so that none is left there: all three calls are one batch, in which the second
+    /// copies the result of the first to where the third takes its argument from.
+    pub fn with_descriptor<T>(&mut self, call: Call, take: impl FnOnce(i32) -> T) -> Result<T, TraceError> {
+        let (pid, base) = (self.tracees.pid(), self.entries.addr);
+        let close = base + 2 * ENTRY as u64;
+        let from = self.put(&[(base + RESULT as u64).to_le_bytes(), 8u64.to_le_bytes()].concat())?;
+        let to = self.put(&[(close + 8).to_le_bytes(), 8u64.to_le_bytes()].concat())?;
+        let own = self.tracees.held(pid)?.ns.0 as u64;
+        let copy = Call::new(libc::SYS_process_vm_writev, [own, from, 1, to, 1, 0]);
+        let none = Call::new(libc::SYS_close, [u64::from(u32::MAX)]);
+        let entries = [call.to_entry(), copy.to_entry(), none.to_entry()].concat();
+        self.write(base, &entries)?;
+        let (frame, code) = (self.frame_of(pid)?, self.code);
+        let held = self.tracees.held_mut(pid)?;
+        let end_signal = held.end_signal.take(); // each call is a stop
+        held.launch(code, base, 3, frame)?;
+        held.wait_call(libc::SYS_close, close)?;
+        let mut result = [0; 8];
+        mem::read_remote(pid, base + RESULT as u64, &mut result).kernel("reading results", pid)?;
+        let got = decode(call, i64::from_le_bytes(result));
+        let taken = got.map(|fd| (fd, take(fd as i32)));
+        let held = self.tracees.held_mut(pid)?;
+        if let Ok((fd, _)) = &taken {
+            held.set_argument(*fd)?; // where a filter forbids the second call
+        }
+        held.go_on(code)?;
+        held.end_signal = end_signal;
+        self.reset();
+        taken.map(|(_, taken)| taken)
+    }
+
     /// Makes calls on many threads at the same time; the order of threads is not defined, that of a thread's calls is.
     pub fn batch_all(&mut self, work: &[(Tid, Vec<Call>)]) -> Result<Vec<Vec<i64>>, TraceError> {
         let mut results = Vec::with_capacity(work.len());

@@ -97,3 +97,55 @@ fn survives(prelude: &str, kills: u32) {
         assert!(said.parse::<u32>().is_ok(), "{said}");
     }
 }
+
+/// The descriptors of a process.
+fn descriptors(pid: i32) -> Vec<String> {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors");
+    let shown = |path: std::path::PathBuf| format!("{path:?} {:?}", std::fs::read_link(&path).ok());
+    let mut all: Vec<_> = links.map(|link| shown(link.expect("a link").path())).collect();
+    all.sort();
+    all
+}
+
+/// Has it make a descriptor, and is killed while that is open.
+fn die_with_a_descriptor(pid: i32) -> ! {
+    let mut tracees = Tracees::seize(pid, &SeizeOptions::default()).expect("it is stopped");
+    let mut remote = tracees.remote(4096).expect("it can be asked");
+    let made = remote.with_descriptor(Call::new(libc::SYS_epoll_create1, [0]), |_| {
+        // SAFETY: ends this process.
+        unsafe { libc::raise(libc::SIGKILL) }
+    });
+    unreachable!("{made:?}")
+}
+
+#[test]
+fn a_descriptor_made_for_us_is_closed_though_the_tracer_is_killed() {
+    let child = Command::new("sleep").arg("60").spawn().expect("sleep starts");
+    let pid = child.id() as i32;
+    let _guest = Guest(child);
+    std::thread::sleep(Duration::from_millis(50));
+    let before = descriptors(pid);
+    let mut tracees = Tracees::seize(pid, &SeizeOptions::default()).expect("it is stopped");
+    let mut remote = tracees.remote(4096).expect("it can be asked");
+    let call = Call::new(libc::SYS_epoll_create1, [0]);
+    let open = remote.with_descriptor(call, |_| descriptors(pid).len());
+    assert_eq!(open.expect("a descriptor"), before.len() + 1, "it is open meanwhile");
+    remote.finish().expect("all is put back");
+    assert_eq!(descriptors(pid), before);
+    tracees.detach().expect("it goes on");
+    // SAFETY: as above; the child is killed or panics, which ends it.
+    match unsafe { libc::fork() } {
+        0 => die_with_a_descriptor(pid),
+        // SAFETY: our own child.
+        tracer => unsafe { libc::waitpid(tracer, std::ptr::null_mut(), 0) },
+    };
+    let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    for _ in 0..500 {
+        if state().contains(") S ") {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(state().contains(") S "), "it sleeps again: {}", state());
+    assert_eq!(descriptors(pid), before);
+}

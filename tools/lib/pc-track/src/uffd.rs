@@ -23,17 +23,15 @@ impl Uffd {
     /// Has the target make a userfaultfd, takes it over and closes the target's copy.
     pub fn begin(remote: &mut Remote<'_>) -> Result<Self, TrackError> {
         let pid = remote.tracees().pid();
-        let theirs = match remote.call(pid, Call::new(libc::SYS_userfaultfd, [uffd::OPEN_FLAGS])) {
+        let pidfd = pidfd::pidfd_open(pid).map_err(kernel("taking the userfaultfd"))?;
+        let call = Call::new(libc::SYS_userfaultfd, [uffd::OPEN_FLAGS]);
+        let taken = match remote.with_descriptor(call, |fd| pidfd::pidfd_getfd(pidfd.as_fd(), fd)) {
             Err(pc_trace::TraceError::Remote { errno: libc::ENOSYS, .. }) => {
                 return Err(TrackError::Unsupported("userfaultfd"));
             }
-            theirs => theirs?,
+            taken => taken?.map_err(kernel("taking the userfaultfd"))?,
         };
-        let taken = pidfd::pidfd_open(pid)
-            .and_then(|pidfd| pidfd::pidfd_getfd(pidfd.as_fd(), theirs as i32))
-            .map_err(kernel("taking the userfaultfd"));
-        remote.call(pid, Call::new(libc::SYS_close, [theirs]))?;
-        let fd = uffd::Uffd::new(taken?).map_err(|err| match err.raw_os_error() {
+        let fd = uffd::Uffd::new(taken).map_err(|err| match err.raw_os_error() {
             Some(libc::EINVAL) => {
                 TrackError::Unsupported("userfaultfd (asynchronous write-protection, Linux 6.7)")
             }
