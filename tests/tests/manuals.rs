@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use pc_tests::{Folder, Guest};
+
 const TOOLS: [&str; 5] = ["pc-dump", "pc-restore", "pc-send", "pc-recv", "pc-show"];
 
 /// Where the tools were built: beside the folder of this test.
@@ -74,5 +76,41 @@ fn wrong_usage_is_exit_2_and_said_on_stderr() {
         let output = Command::new(tool(name)).arg("--no-such-option").output().expect("the tool runs");
         assert_eq!(output.status.code(), Some(2), "{name}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{name}");
+    }
+}
+
+/// The names in an object and in the objects below it.
+fn names(value: &serde_json::Value, into: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(object) => object.iter().for_each(|(name, value)| {
+            into.insert(name.clone());
+            names(value, into);
+        }),
+        serde_json::Value::Array(all) => all.iter().for_each(|value| names(value, into)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_manual_page_names_every_figure_of_the_statistics() {
+    let folder = Folder::new();
+    let (image, dumped, restored) = (folder.file("image"), folder.file("dumped"), folder.file("restored"));
+    let guest = Guest::start(Command::new("sleep").arg("60"));
+    let mut dump = Command::new(tool("pc-dump"));
+    dump.args(["--leave-running", "--stats"]).arg(&dumped).arg(guest.arg());
+    let status = dump.stdout(std::fs::File::create(&image).unwrap()).status().expect("pc-dump runs");
+    assert!(status.success());
+    let stats = restored.to_str().unwrap();
+    let copy = pc_tests::restored(&image, &["--new-pid-ns", "--stats", stats]);
+    drop((guest, copy));
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../man/pc-tools.7")).unwrap();
+    let words: BTreeSet<&str> = page.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    for path in [dumped, restored] {
+        let figures = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let mut all = BTreeSet::new();
+        names(&figures, &mut all);
+        assert!(all.len() > 8, "{figures}");
+        let unknown: Vec<_> = all.iter().filter(|name| !words.contains(name.as_str())).collect();
+        assert!(unknown.is_empty(), "pc-tools(7) does not name {unknown:?}");
     }
 }

@@ -14,9 +14,17 @@ pub struct Stats {
     restore_time: u64,
     receive_time: u64,
     apply_time: u64,
-    descriptors_time: u64,
-    threads_time: u64,
-    release_time: u64,
+    stop: Stop,
+}
+
+/// Where the time went from the beginning of the last round to running. Receiving and applying overlap.
+#[derive(Debug, Serialize)]
+struct Stop {
+    receive: u64,
+    apply: u64,
+    descriptors: u64,
+    threads: u64,
+    release: u64,
 }
 
 impl Stats {
@@ -31,9 +39,13 @@ impl Stats {
             restore_time: micros(times.restore),
             receive_time: micros(times.receive),
             apply_time: micros(times.apply),
-            descriptors_time: micros(times.descriptors),
-            threads_time: micros(times.threads),
-            release_time: micros(times.release),
+            stop: Stop {
+                receive: micros(times.last_receive),
+                apply: micros(times.last_apply),
+                descriptors: micros(times.descriptors),
+                threads: micros(times.threads),
+                release: micros(times.release),
+            },
         }
     }
 }

@@ -37,6 +37,11 @@ impl Tool {
     pub fn figure(&self, name: &str) -> Option<u64> {
         self.stats.get(name)?.as_u64()
     }
+
+    /// A part of the stop.
+    fn part(&self, name: &str) -> Option<u64> {
+        self.stats.get("stop")?.get(name)?.as_u64()
+    }
 }
 
 /// What was measured of the tools and the stream.
@@ -67,8 +72,8 @@ impl Move {
 
     /// Mappings and pages after the last byte: what descriptors, threads and release leave of the restore time.
     pub fn filling(&self) -> Option<u64> {
-        let other = ["descriptors_time", "threads_time", "release_time"];
-        let other: Option<u64> = other.iter().map(|name| self.restore.figure(name)).sum();
+        let other: Option<u64> =
+            ["descriptors", "threads", "release"].map(|name| self.restore.part(name)).into_iter().sum();
         Some(self.restoring()?.saturating_sub(other?))
     }
 
@@ -80,17 +85,17 @@ impl Move {
 
     /// The parts of the time in which nobody answers, in their order.
     pub fn stop(&self) -> Vec<(String, u64)> {
-        let part = |name: &str| self.dump.stats.get("stop")?.get(name)?.as_u64();
         let names = ["freeze", "scan", "registers", "descriptors", "copy", "write"];
-        let mut parts: Vec<_> =
-            names.iter().filter_map(|name| Some((format!("source: {name}"), part(name)?))).collect();
-        let mut there = |name: &str, time: Option<u64>| {
-            parts.extend(time.map(|time| (format!("destination: {name}"), time)));
-        };
-        there("apply", self.filling());
-        there("descriptors", self.restore.figure("descriptors_time"));
-        there("threads", self.restore.figure("threads_time"));
-        there("release", self.restore.figure("release_time"));
+        let mut parts: Vec<_> = names
+            .iter()
+            .filter_map(|name| Some((format!("source: {name}"), self.dump.part(name)?)))
+            .collect();
+        // Behind the last byte; the rest of the applying is hidden behind the receiving.
+        parts.extend(self.filling().map(|time| ("destination: apply".to_owned(), time)));
+        let there = ["descriptors", "threads", "release"];
+        parts.extend(
+            there.iter().filter_map(|name| Some((format!("destination: {name}"), self.restore.part(name)?))),
+        );
         parts
     }
 }

@@ -42,6 +42,7 @@ pub fn restore(
         }
     }
     engine.times.receive = start.elapsed();
+    engine.times.last_receive = engine.last_began.map_or(Duration::ZERO, |began| began.elapsed());
     engine.finish(notices)
 }
 
@@ -87,6 +88,9 @@ struct Engine<'a> {
     early: Early,
     keeping: bool,
     last_round: bool,
+    /// When the round of now began, and what had been spent on applying until then.
+    last_began: Option<Instant>,
+    applied_before: Duration,
     pages: u64,
     times: Times,
 }
@@ -100,6 +104,8 @@ impl<'a> Engine<'a> {
             kept: Kept::default(),
             early: Early::default(),
             last_round: false,
+            last_began: None,
+            applied_before: Duration::ZERO,
             keeping: settings.no_pipeline || settings.start_round > 0,
             pages: 0,
             times: Times::default(),
@@ -111,6 +117,8 @@ impl<'a> Engine<'a> {
             && let Record::RoundBegin(round) = record.as_ref()
         {
             self.last_round = round.last;
+            self.last_began = Some(Instant::now());
+            self.applied_before = self.times.apply;
         }
         let Some(item) = self.image.objects.take(item)? else { return Ok(()) };
         let record = match item {
@@ -275,6 +283,7 @@ impl<'a> Engine<'a> {
         later.done();
         self.times.release = began.elapsed();
         self.times.restore = last_byte.elapsed();
+        self.times.last_apply = self.times.apply.saturating_sub(self.applied_before);
         let pages = self.pages + self.image.objects.pages;
         let init = newborn.init.map(|init| init.release(self.settings.detach)).transpose()?;
         Ok(Restored::new(pid, init, threads, pages, self.times))

@@ -14,8 +14,12 @@ pub struct Times {
     pub restore: Duration,
     /// From the first byte to the last.
     pub receive: Duration,
-    /// Mappings and pages, as far as they kept the caller waiting.
+    /// Mappings and pages of all rounds, as far as they kept the caller waiting.
     pub apply: Duration,
+    /// Of the receiving, what is behind the beginning of the last round.
+    pub last_receive: Duration,
+    /// Of the applying, what is behind the beginning of the last round.
+    pub last_apply: Duration,
     /// Descriptors.
     pub descriptors: Duration,
     /// Threads, signals, timers, credentials.
