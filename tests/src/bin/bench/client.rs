@@ -211,9 +211,16 @@ pub fn watch(addresses: [SocketAddr; 2], zero: Instant, until: &Until) -> anyhow
     Ok(samples)
 }
 
-/// The longest time without an answer that ended at or after `from_us`.
-pub fn longest_silence(samples: &[Sample], from_us: u64) -> u64 {
-    let pairs = samples.windows(2).filter(|pair| pair[1].at_us >= from_us);
+/// The time without an answer in which the service moved: from the last answer of the source to the first of the
+/// destination.
+pub fn switch(samples: &[Sample]) -> u64 {
+    let moved = samples.windows(2).find(|pair| (pair[0].from, pair[1].from) == (0, 1));
+    moved.map_or(0, |pair| pair[1].at_us - pair[0].at_us)
+}
+
+/// The longest time without an answer of the source that ended at or after `from_us`.
+pub fn longest_stall(samples: &[Sample], from_us: u64) -> u64 {
+    let pairs = samples.windows(2).filter(|pair| pair[1].at_us >= from_us && pair[1].from == 0);
     pairs.map(|pair| pair[1].at_us - pair[0].at_us).max().unwrap_or(0)
 }
 
@@ -230,10 +237,11 @@ mod tests {
 
     #[test]
     fn silence_and_rate_are_those_of_the_span() {
-        let sample = |at_us| Sample { at_us, latency_us: 10, from: 0 };
+        let sample = |at_us| Sample { at_us, latency_us: 10, from: usize::from(at_us > 10_000) };
         let samples: Vec<_> = [0, 1000, 9000, 10_000, 12_000].map(sample).into();
-        assert_eq!(longest_silence(&samples, 0), 8000);
-        assert_eq!(longest_silence(&samples, 9500), 2000);
+        assert_eq!(longest_stall(&samples, 0), 8000);
+        assert_eq!(longest_stall(&samples, 9500), 1000);
+        assert_eq!(switch(&samples), 2000);
         assert_eq!(rate(&samples, 9000, 11_000), Some(1000.0));
         assert_eq!(rate(&samples, 12_000, u64::MAX), None);
     }

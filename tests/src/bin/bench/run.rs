@@ -21,8 +21,10 @@ use crate::transfer::{self, Move};
 pub struct Outcome {
     #[serde(flatten)]
     pub moved: Move,
-    /// The longest time without an answer to the watching client.
+    /// From the last answer of the source to the watching client until the first of the destination.
     pub downtime_us: u64,
+    /// The longest time without an answer while the source still served.
+    pub stall_us: u64,
     /// Operations a second of the working client; of the watching one, where that is the only one.
     pub rate_before: Option<f64>,
     /// From the move's begin until the server stood still.
@@ -76,7 +78,8 @@ fn outcome(moved: Move, samples: Vec<Sample>, done: Option<Done>, began: u64, en
         None => client::rate(&samples, from, to),
     };
     Outcome {
-        downtime_us: client::longest_silence(&samples, began),
+        downtime_us: client::switch(&samples),
+        stall_us: client::longest_stall(&samples, began),
         rate_before: rate(0, began),
         rate_during: rate(began, last_there),
         rate_after: rate(ended, u64::MAX),

@@ -55,12 +55,13 @@ fn table(heading: &[&str], words: usize, rows: impl Iterator<Item = Vec<String>>
     out
 }
 
-const MOVES: [&str; 18] = [
+const MOVES: [&str; 19] = [
     "data",
     "link",
     "load",
     "how",
     "downtime",
+    "stall",
     "frozen",
     "restore",
     "total",
@@ -86,6 +87,7 @@ fn moved(row: &Row<Case, Outcome>) -> Vec<String> {
         vec![size(case.memory), case.link.to_string(), case.load.to_string(), case.mode.to_string()];
     cells.extend([
         millis(row.downtime()),
+        millis(row.median(|run| Some(run.stall_us))),
         millis(row.of_move(Move::frozen)),
         millis(row.of_move(Move::restoring)),
         millis(row.of_move(|moved| Some(moved.total_us))),

@@ -205,6 +205,7 @@ mod tests {
         let run = Outcome {
             moved,
             downtime_us: frozen + restoring,
+            stall_us: 0,
             rate_before: None,
             rate_during: None,
             rate_after: None,
