@@ -1,6 +1,7 @@
 //! Rounds: the memory of the running process is sent, then what was written meanwhile, until a stop would be short.
 
 mod changes;
+mod method;
 mod pace;
 mod rule;
 mod sent;

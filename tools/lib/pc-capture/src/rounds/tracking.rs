@@ -9,15 +9,13 @@ use std::time::Instant;
 use pc_image::{Backing, PAGE_SIZE, Vma, prot};
 use pc_sys::pagemap::Pagemap;
 use pc_trace::Tracees;
-use pc_track::{Found, Hashes, Run, SoftDirty, TrackError, Tracker, Uffd, What};
+use pc_track::{Found, Hashes, Run, TrackError, Tracker, What};
 
-use crate::error::{CaptureError, Context, Result, unsupported};
+use crate::error::{CaptureError, Context, Result};
 use crate::memory::{self, How, Present, Span, carries_pages};
+use crate::rounds::method;
 use crate::rounds::sent::Sent;
 use crate::settings::{Caller, Track};
-
-/// Room for the one remote call that tracking needs.
-const REMOTE_ROOM: usize = 4096;
 
 /// What a scan has found.
 #[derive(Debug, Default)]
@@ -97,12 +95,7 @@ impl Tracking {
     pub fn begin(tracees: &mut Tracees, track: Track, caller: &mut dyn Caller) -> Result<Self> {
         let pid = tracees.pid();
         let pagemap = Pagemap::open(pid).of(pid, "opening its page map")?;
-        let tracker: Option<Box<dyn Tracker>> = match track {
-            Track::Uffd => Some(Box::new(uffd(tracees)?.or_else(|why| no_tracker(pid, &why))?)),
-            Track::SoftDirty => Some(Box::new(soft_dirty(pid)?.or_else(|why| no_tracker(pid, &why))?)),
-            Track::Hash => None,
-            Track::Auto => automatic(tracees, caller)?,
-        };
+        let tracker = method::choose(tracees, track, caller)?;
         Ok(Self {
             pid,
             pagemap,
@@ -396,50 +389,7 @@ fn push_range(ranges: &mut Vec<(u64, u64)>, (start, end): (u64, u64)) {
     }
 }
 
-type Tried<T> = std::result::Result<T, String>;
-
-fn uffd(tracees: &mut Tracees) -> Result<Tried<Uffd>> {
-    let mut remote = tracees.remote(REMOTE_ROOM)?;
-    let begun = Uffd::begin(&mut remote);
-    remote.finish()?;
-    match begun {
-        Ok(uffd) => Ok(Ok(uffd)),
-        Err(TrackError::Unsupported(what)) => Ok(Err(format!("this kernel lacks {what}"))),
-        Err(TrackError::Trace(err @ pc_trace::TraceError::Remote { .. })) => {
-            Ok(Err(format!("the process cannot make a userfaultfd ({err})")))
-        }
-        Err(err) => Err(failed(tracees.pid(), err)),
-    }
-}
-
-fn soft_dirty(pid: i32) -> Result<Tried<SoftDirty>> {
-    if !SoftDirty::supported() {
-        return Ok(Err("this kernel has no soft-dirty bits".to_owned()));
-    }
-    SoftDirty::begin(pid).map(Ok).map_err(|err| failed(pid, err))
-}
-
-fn automatic(tracees: &mut Tracees, caller: &mut dyn Caller) -> Result<Option<Box<dyn Tracker>>> {
-    let why = match uffd(tracees)? {
-        Ok(uffd) => return Ok(Some(Box::new(uffd))),
-        Err(why) => why,
-    };
-    let second = match soft_dirty(tracees.pid())? {
-        Ok(soft_dirty) => {
-            caller.notice(&format!("{why}: written pages are found by soft-dirty bits"));
-            return Ok(Some(Box::new(soft_dirty)));
-        }
-        Err(why) => why,
-    };
-    caller.notice(&format!("{why}, {second}: every page is hashed in every round, and at the stop"));
-    Ok(None)
-}
-
-fn no_tracker<T>(pid: i32, why: &str) -> Result<T> {
-    unsupported(pid, None, format!("its memory cannot be tracked as asked: {why}"))
-}
-
-fn failed(pid: i32, err: TrackError) -> CaptureError {
+pub(crate) fn failed(pid: i32, err: TrackError) -> CaptureError {
     match err {
         TrackError::Trace(err) => err.into(),
         TrackError::Kernel { what, source } => {
