@@ -1,6 +1,6 @@
 //! A guest that changes when it is told to: mappings, threads, descriptors, children.
 //!
-//! `guest-edges REPORT BALLAST WHAT`: at SIGUSR1 it does WHAT (`memory`, `inotify` or `child`); `REPORT.changed` then has
+//! `guest-edges REPORT BALLAST WHAT`: at SIGUSR1 it does WHAT (`memory`, `advice`, `inotify` or `child`); `REPORT.changed` then has
 //! a line for each range that matters, `name start`. At SIGTERM it looks at everything and writes REPORT. BALLAST pages
 //! are written once.
 
@@ -78,6 +78,20 @@ fn three_with_a_hole() -> Range {
     first
 }
 
+/// A mapping with no neighbours.
+fn alone() -> Range {
+    Range::new(0x2100_0000_0000_u64 as *mut libc::c_void).fill(PAGES, 19)
+}
+
+/// Whether a mapping is left out of children, as madvise(2) has said.
+fn not_forked(at: u64) -> Result<(), String> {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").map_err(|err| err.to_string())?;
+    let own = smaps.split_once(&format!("{at:x}-")).map_or("", |(_, own)| own);
+    let flags = own.lines().find_map(|line| line.strip_prefix("VmFlags:")).unwrap_or_default();
+    let told = flags.split_whitespace().any(|flag| flag == "dc");
+    told.then_some(()).ok_or_else(|| format!("advised: the mapping has only the flags {flags}"))
+}
+
 /// Whether so many ranges are one mapping, as mremap(2) wants them.
 fn in_one(at: u64, ranges: usize) -> Result<(), String> {
     let maps = std::fs::read_to_string("/proc/self/maps").map_err(|err| err.to_string())?;
@@ -92,19 +106,21 @@ struct Memory {
     hidden: Range,
     sealed: Range,
     parted: Range,
+    advised: Range,
     heap: Option<Range>,
 }
 
 impl Memory {
     fn new() -> Memory {
         let range = |byte| Range::new(std::ptr::null_mut()).fill(PAGES, byte);
-        let parted = three_with_a_hole();
+        let (parted, advised) = (three_with_a_hole(), alone());
         Memory {
             dropped: range(1),
             replaced: range(2),
             hidden: range(3),
             sealed: range(4),
             parted,
+            advised,
             heap: None,
         }
     }
@@ -124,6 +140,13 @@ impl Memory {
         assert!(heap as isize != -1, "sbrk");
         self.heap = Some(Range(heap.cast()).fill(PAGES, 15));
         Range::new(self.parted.after(1).0.cast()).fill(PAGES, 17);
+    }
+
+    /// Nothing changes but a flag that only smaps tells.
+    fn advise(&self) {
+        // SAFETY: our own mapping, whose content stays.
+        let done = unsafe { libc::madvise(self.advised.0.cast(), PAGES * PAGE, libc::MADV_DONTFORK) };
+        assert_eq!(done, 0, "madvise");
     }
 
     fn ranges(&self) -> Vec<(&'static str, Range)> {
@@ -250,6 +273,7 @@ fn main() -> ExitCode {
                 assert!(unsafe { libc::inotify_init1(libc::IN_CLOEXEC) } >= 0, "inotify");
             }
             "child" => child(),
+            "advice" => memory.advise(),
             _ => {
                 memory.change();
                 files.change();
@@ -271,6 +295,10 @@ fn main() -> ExitCode {
         wrong = memory.wrong();
         wrong.extend(thread_wrong());
         wrong.extend(files.wrong());
+    }
+    if what == "advice" {
+        wrong.extend(memory.advised.wrong("advised", PAGES, 19));
+        wrong.extend(not_forked(memory.advised.0 as u64).err());
     }
     wrong.extend(ballast.iter().any(|byte| *byte != 7).then(|| "ballast".to_owned()));
     finish(report, &wrong)
