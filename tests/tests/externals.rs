@@ -21,7 +21,8 @@ fn python(folder: &Folder, first: &str, second: &str) -> Command {
          os.closerange(3, 1000)\n\
          signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n\
          {first}\n\
-         open({report:?} + '.ready', 'w').close()\n\
+         open({report:?} + '.new', 'w').close()\n\
+         os.rename({report:?} + '.new', {report:?} + '.ready')\n\
          signal.sigwait([signal.SIGUSR1])\n\
          try:\n    {}\n    text = 'OK'\n\
          except BaseException as error:\n    text = repr(error)\n\

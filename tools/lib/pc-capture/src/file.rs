@@ -10,7 +10,11 @@ use std::path::{Path, PathBuf};
 use pc_image::{File, FileId, FileNeed};
 
 use crate::error::{Context, Result, unsupported};
+use crate::procfs::Area;
 use crate::shm::Objects;
+
+/// Name, device and inode of a line of /proc/PID/maps.
+type MapsName = (Vec<u8>, (u32, u32), u64);
 
 /// The files of one process that were named so far.
 #[derive(Debug)]
@@ -18,7 +22,10 @@ pub(crate) struct Files {
     pid: i32,
     /// Where the process's paths begin as we see them: nothing in our own mount namespace.
     prefix: PathBuf,
-    known: HashMap<(Vec<u8>, FileNeed), FileId>,
+    /// By path, need, device and inode.
+    known: HashMap<(Vec<u8>, FileNeed, u64, u64), FileId>,
+    /// Files that are mapped, as /proc/PID/maps names them.
+    mapped: HashMap<MapsName, FileId>,
     fresh: Vec<File>,
     /// Files without a path: shared memory.
     pub objects: Objects,
@@ -30,12 +37,31 @@ impl Files {
         let ns = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/mnt")).ok();
         let same = ns("self") == ns(&pid.to_string());
         let prefix = if same { PathBuf::new() } else { format!("/proc/{pid}/root").into() };
-        Self { pid, prefix, known: HashMap::new(), fresh: Vec::new(), objects: Objects::new(pid) }
+        Self {
+            pid,
+            prefix,
+            known: HashMap::new(),
+            mapped: HashMap::new(),
+            fresh: Vec::new(),
+            objects: Objects::new(pid),
+        }
     }
 
     /// The same with no path named yet.
     pub fn anew(self) -> Self {
-        Self { known: HashMap::new(), fresh: Vec::new(), ..self }
+        Self { known: HashMap::new(), mapped: HashMap::new(), fresh: Vec::new(), ..self }
+    }
+
+    /// The number of a mapped file that was named before.
+    pub fn mapped(&self, area: &Area) -> Option<FileId> {
+        self.mapped.get(&(area.name.clone(), area.dev, area.inode)).copied()
+    }
+
+    /// The number of a mapped file that is `found`.
+    pub fn name_mapped(&mut self, area: &Area, found: &Metadata) -> std::result::Result<FileId, String> {
+        let id = self.name(&area.name, found, FileNeed::Same, true)?;
+        self.mapped.insert((area.name.clone(), area.dev, area.inode), id);
+        Ok(id)
     }
 
     /// A path of the process as this one can open it.
@@ -54,7 +80,8 @@ impl Files {
         need: FileNeed,
         build_id: bool,
     ) -> std::result::Result<FileId, String> {
-        if let Some(id) = self.known.get(&(path.to_vec(), need)) {
+        let key = (path.to_vec(), need, found.dev(), found.ino());
+        if let Some(id) = self.known.get(&key) {
             return Ok(*id);
         }
         let shown = String::from_utf8_lossy(path);
@@ -78,7 +105,7 @@ impl Files {
             build_id: if build_id { elf_build_id(&there) } else { None },
             need,
         });
-        self.known.insert((path.to_vec(), need), id);
+        self.known.insert(key, id);
         Ok(id)
     }
 

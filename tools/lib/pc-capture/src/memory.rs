@@ -5,7 +5,7 @@ use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 
-use pc_image::{Backing, FileNeed, Vma, prot, vma_flag};
+use pc_image::{Backing, Vma, prot, vma_flag};
 use pc_sys::pagemap::{PageIs, PageRegion, Pagemap, Query};
 
 use crate::error::{Context, Result, unsupported};
@@ -205,11 +205,14 @@ fn backing(pid: i32, area: &Area, smaps: &Smaps, files: &mut Files) -> std::resu
 }
 
 fn file(pid: i32, area: &Area, files: &mut Files) -> std::result::Result<Backing, String> {
-    let found = mapped_file(pid, area, files)?;
-    files
-        .name(&area.name, &found, FileNeed::Same, true)
-        .map(|file| Backing::File { file, offset: area.offset })
-        .map_err(|why| format!("shows {why}"))
+    let file = match files.mapped(area) {
+        Some(file) => file,
+        None => {
+            let found = mapped_file(pid, area, files)?;
+            files.name_mapped(area, &found).map_err(|why| format!("shows {why}"))?
+        }
+    };
+    Ok(Backing::File { file, offset: area.offset })
 }
 
 /// Looks at the mapped file itself where the kernel lets us, else at what has its path now.

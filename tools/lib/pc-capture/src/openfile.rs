@@ -260,6 +260,9 @@ pub(crate) fn descriptors(pid: i32, stopped: bool) -> Result<Vec<Descriptor>> {
         numbers.extend(entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
     }
     numbers.sort_unstable();
+    if numbers.len() <= MANY {
+        return look_at(pid, &numbers, stopped);
+    }
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);
     let share = numbers.len().div_ceil(threads).max(MANY);
     std::thread::scope(|scope| {
