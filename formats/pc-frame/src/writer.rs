@@ -78,6 +78,11 @@ impl<W: Write> FrameWriter<W> {
         self.written + self.gathered.len() as u64
     }
 
+    /// The output. Written to directly, the stream is broken.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.output
+    }
+
     /// The output. What was not flushed is lost.
     pub fn into_inner(self) -> W {
         self.output

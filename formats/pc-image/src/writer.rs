@@ -53,6 +53,11 @@ impl<W: Write> Writer<W> {
         self.frames.offset()
     }
 
+    /// The output. Written to directly, the stream is broken.
+    pub fn get_mut(&mut self) -> &mut W {
+        self.frames.get_mut()
+    }
+
     /// Writes Commit and hands everything to the operating system. The copy may run as soon as the End follows.
     pub fn commit(&mut self) -> Result<(), ImageError> {
         let encoding_digest = self.digest.clone().finalize().into();

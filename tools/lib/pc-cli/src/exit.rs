@@ -5,7 +5,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use crate::input::CompressedInput;
-use crate::signals::Cancelled;
+use crate::signals::{Cancelled, Silence};
 
 /// How a tool ended, as its caller sees it. The numbers never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl<T, E: Into<anyhow::Error>> WithExit<T> for Result<T, E> {
 }
 
 /// The exit code for an error: the outermost that was attached, else what the error itself says
-/// (compressed input that is damaged or cut, a wait that was cancelled), else [`Exit::Failed`].
+/// (compressed input that is damaged or cut, a wait that was cancelled or too long), else [`Exit::Failed`].
 pub fn exit_of(error: &anyhow::Error) -> Exit {
     let attached = error.chain().find_map(|cause| cause.downcast_ref::<Coded>());
     match attached.map(|coded| coded.exit) {
@@ -75,6 +75,9 @@ fn by_itself(cause: &(dyn Error + 'static)) -> Option<Exit> {
     let inner = cause.downcast_ref::<std::io::Error>()?.get_ref()?;
     if inner.is::<Cancelled>() {
         return Some(Exit::Cancelled);
+    }
+    if inner.is::<Silence>() {
+        return Some(Exit::Transport);
     }
     inner.downcast_ref::<CompressedInput>().map(CompressedInput::exit)
 }

@@ -5,13 +5,14 @@ use std::io::{self, BufReader, IsTerminal as _, Read, Seek as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use nix::poll::PollFlags;
 use zstd::stream::read::Decoder;
 
 use crate::exit::{Exit, WithExit as _};
-use crate::signals::{Cancel, Cancelled};
+use crate::signals::{Cancel, Cancelled, Silence};
 
 /// The largest zstd window that is accepted, as a power of two: 128 MiB, what `zstd -d` takes
 /// without being asked for more. Memory stays bounded by it whatever the input claims.
@@ -64,7 +65,7 @@ enum Kind {
 /// # Errors
 /// A file that cannot be opened; a terminal, with [`Exit::Usage`].
 pub fn input(tool: &str, path: Option<&Path>) -> anyhow::Result<Input> {
-    open(tool, path, None)
+    open(tool, path, None, None)
 }
 
 /// [`input`], but a wait for bytes ends with [`crate::signals::Cancelled`] when a signal comes.
@@ -72,10 +73,24 @@ pub fn input(tool: &str, path: Option<&Path>) -> anyhow::Result<Input> {
 /// # Errors
 /// As [`input`].
 pub fn input_until(tool: &str, path: Option<&Path>, cancel: &Cancel) -> anyhow::Result<Input> {
-    open(tool, path, Some(cancel.clone()))
+    open(tool, path, Some(cancel.clone()), None)
 }
 
-fn open(tool: &str, path: Option<&Path>, cancel: Option<Cancel>) -> anyhow::Result<Input> {
+/// [`input_until`] of standard input, but a wait for bytes is no longer than `most`: then it ends with
+/// [`crate::signals::Silence`].
+///
+/// # Errors
+/// As [`input`].
+pub fn input_within(tool: &str, cancel: &Cancel, most: Duration) -> anyhow::Result<Input> {
+    open(tool, None, Some(cancel.clone()), Some(most))
+}
+
+fn open(
+    tool: &str,
+    path: Option<&Path>,
+    cancel: Option<Cancel>,
+    most: Option<Duration>,
+) -> anyhow::Result<Input> {
     let file = match path.filter(|path| *path != Path::new("-")) {
         Some(path) => File::open(path).with_context(|| format!("cannot open {}", path.display()))?,
         None => io::stdin().as_fd().try_clone_to_owned().context("standard input")?.into(),
@@ -85,16 +100,16 @@ fn open(tool: &str, path: Option<&Path>, cancel: Option<Cancel>) -> anyhow::Resu
         return Err(why).exit(Exit::Usage);
     }
     crate::output::enlarge(file.as_fd());
-    Input::of(file, cancel).context("cannot read the input")
+    Input::of(file, cancel, most).context("cannot read the input")
 }
 
 impl Input {
     /// Takes over an opened file, pipe or socket. Waits for its first four bytes.
     pub fn new(file: File) -> io::Result<Self> {
-        Self::of(file, None)
+        Self::of(file, None, None)
     }
 
-    fn of(file: File, cancel: Option<Cancel>) -> io::Result<Self> {
+    fn of(file: File, cancel: Option<Cancel>, most: Option<Duration>) -> io::Result<Self> {
         let mut head = [0; 4];
         if file.metadata()?.is_file() {
             let at = (&file).stream_position()?;
@@ -102,9 +117,9 @@ impl Input {
             if !is_zstd(&head[..len]) {
                 return Ok(Input(Kind::Plain(file)));
             }
-            return Self::decompress(Peeked { head, at: 0, len: 0, file, cancel: None });
+            return Self::decompress(Peeked { head, at: 0, len: 0, file, cancel: None, most });
         }
-        let mut peeked = Peeked { head, at: 0, len: 0, file, cancel };
+        let mut peeked = Peeked { head, at: 0, len: 0, file, cancel, most };
         let len = fill(&mut head, |rest, _| peeked.read(rest))?;
         (peeked.head, peeked.len) = (head, len);
         if is_zstd(&head[..len]) { Self::decompress(peeked) } else { Ok(Input(Kind::Piped(peeked))) }
@@ -157,7 +172,7 @@ fn blame(error: io::Error) -> io::Error {
         io::ErrorKind::UnexpectedEof => CompressedInput::Truncated.into(),
         io::ErrorKind::Interrupted => error,
         _ if error.raw_os_error().is_some() => error,
-        _ if error.get_ref().is_some_and(|inner| inner.is::<Cancelled>()) => error,
+        _ if error.get_ref().is_some_and(|inner| inner.is::<Cancelled>() || inner.is::<Silence>()) => error,
         _ => CompressedInput::Damaged(error.to_string()).into(),
     }
 }
@@ -189,13 +204,15 @@ struct Peeked {
     len: usize,
     file: File,
     cancel: Option<Cancel>,
+    /// How long a wait may be.
+    most: Option<Duration>,
 }
 
 impl Read for Peeked {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.at == self.len {
             if let Some(cancel) = &self.cancel {
-                cancel.wait(self.file.as_fd(), PollFlags::POLLIN)?;
+                cancel.wait_for(self.file.as_fd(), PollFlags::POLLIN, self.most)?;
             }
             return self.file.read(out);
         }

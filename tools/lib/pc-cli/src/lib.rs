@@ -23,7 +23,7 @@ mod units;
 
 pub use args::{CommonArgs, parse, parse_from};
 pub use exit::{Exit, WithExit, exit_of};
-pub use input::{CompressedInput, Input, WINDOW_LOG_MAX, input, input_until};
+pub use input::{CompressedInput, Input, WINDOW_LOG_MAX, input, input_until, input_within};
 pub use outlet::{Output, output_until};
 pub use output::{Pending, create_private, output, write_private};
 pub use progress::{Progress, ProgressMode, Round};

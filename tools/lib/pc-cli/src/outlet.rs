@@ -9,12 +9,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::time::Instant;
 
 use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use crate::signals::Cancel;
+use crate::signals::{Cancel, timeout_until};
 
 /// The stream going out; see [`output_until`].
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Output {
     file: File,
     kind: Kind,
     cancel: Option<Cancel>,
+    /// When a wait for the reader ends.
+    until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,22 +53,27 @@ impl Output {
     pub fn new(file: File, cancel: Option<Cancel>) -> io::Result<Self> {
         let found = file.metadata()?.file_type();
         if found.is_socket() {
-            return Ok(Output { file, kind: Kind::Socket, cancel });
+            return Ok(Output { file, kind: Kind::Socket, cancel, until: None });
         }
         if !found.is_fifo() {
-            return Ok(Output { file, kind: Kind::File, cancel });
+            return Ok(Output { file, kind: Kind::File, cancel, until: None });
         }
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let own = OpenOptions::new().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
         Ok(match own {
-            Ok(own) => Output { file: own, kind: Kind::Pipe, cancel },
-            Err(_) => Output { file, kind: Kind::Blocking, cancel },
+            Ok(own) => Output { file: own, kind: Kind::Pipe, cancel, until: None },
+            Err(_) => Output { file, kind: Kind::Blocking, cancel, until: None },
         })
     }
 
     /// From here on signals no longer interrupt: what follows must not be left half written.
     pub fn hold_signals(&mut self) {
         self.cancel = None;
+    }
+
+    /// From here on the reader is waited for until then at the most, signal or not.
+    pub fn give_up_at(&mut self, until: Instant) {
+        (self.cancel, self.until) = (None, Some(until));
     }
 
     /// Waits until everything is on the disk, where it is a file.
@@ -95,7 +103,10 @@ impl Output {
             return cancel.wait(self.file.as_fd(), PollFlags::POLLOUT);
         }
         let mut fds = [nix::poll::PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
-        match nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE) {
+        match nix::poll::poll(&mut fds, timeout_until(self.until)) {
+            Ok(0) if self.until.is_some_and(|until| Instant::now() >= until) => {
+                Err(io::ErrorKind::TimedOut.into())
+            }
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -170,6 +181,14 @@ mod tests {
         let mut output = Output::new(file(write), None).unwrap();
         drop(read);
         assert_eq!(output.write_all(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_is_waited_for_until_the_time_is_up() {
+        let (_read, write) = io::pipe().unwrap();
+        let mut output = Output::new(file(write), None).unwrap();
+        output.give_up_at(Instant::now() + std::time::Duration::from_millis(20));
+        assert_eq!(output.write_all(&sample()).unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,6 +28,7 @@ struct Inner {
     flag: Arc<AtomicBool>,
     signal: Arc<AtomicUsize>,
     read: UnixStream,
+    write: UnixStream,
 }
 
 /// Turns SIGINT and SIGTERM into a [`Cancel`] for the rest of the process's life.
@@ -34,18 +36,35 @@ struct Inner {
 /// # Errors
 /// No descriptors left.
 pub fn install() -> io::Result<Cancel> {
-    let (read, write) = UnixStream::pair()?;
-    let flag = Arc::new(AtomicBool::new(false));
-    let signal = Arc::new(AtomicUsize::new(0));
+    let cancel = Cancel::by_hand()?;
+    let Inner { flag, signal, write, .. } = &*cancel.0;
     for number in [SIGINT, SIGTERM] {
         signal_hook::flag::register_usize(number, signal.clone(), number as usize)?;
         signal_hook::flag::register(number, flag.clone())?;
         signal_hook::low_level::pipe::register(number, write.try_clone()?)?;
     }
-    Ok(Cancel(Arc::new(Inner { flag, signal, read })))
+    Ok(cancel)
 }
 
 impl Cancel {
+    /// One that no signal sets, only [`Cancel::set`].
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub fn by_hand() -> io::Result<Cancel> {
+        let (read, write) = UnixStream::pair()?;
+        write.set_nonblocking(true)?;
+        let (flag, signal) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        Ok(Cancel(Arc::new(Inner { flag, signal, read, write })))
+    }
+
+    /// Does what a signal would do.
+    pub fn set(&self) {
+        self.0.flag.store(true, Ordering::Relaxed);
+        // A byte that finds no room is not needed: others wait to be seen.
+        let _ = nix::unistd::write(&self.0.write, &[1]);
+    }
+
     /// Whether one of the signals has come.
     pub fn is_set(&self) -> bool {
         self.0.flag.load(Ordering::Relaxed)
@@ -71,14 +90,28 @@ impl Cancel {
 /// A wait was given up because of a signal. Arrives inside an [`io::Error`]; [`crate::exit_of`]
 /// finds it there and makes it [`crate::Exit::Cancelled`].
 #[derive(Debug, thiserror::Error)]
-#[error("cancelled by {}", if *.0 == SIGINT { "SIGINT" } else { "SIGTERM" })]
+#[error("cancelled{}", name(*.0))]
 pub struct Cancelled(i32);
+
+fn name(signal: i32) -> &'static str {
+    match signal {
+        SIGINT => " by SIGINT",
+        SIGTERM => " by SIGTERM",
+        _ => "",
+    }
+}
+
+/// A wait was given up because nothing came for too long. Arrives inside an [`io::Error`] of kind `TimedOut`;
+/// [`crate::exit_of`] finds it there and makes it [`crate::Exit::Transport`].
+#[derive(Debug, thiserror::Error)]
+#[error("nothing came for {}", crate::show_duration(*.0))]
+pub struct Silence(pub Duration);
 
 impl Cancel {
     /// An error once one of the signals has come.
     pub fn check(&self) -> io::Result<()> {
         match self.is_set() {
-            true => Err(io::Error::other(Cancelled(self.signal().unwrap_or(SIGTERM)))),
+            true => Err(io::Error::other(Cancelled(self.signal().unwrap_or(0)))),
             false => Ok(()),
         }
     }
@@ -88,16 +121,36 @@ impl Cancel {
     /// # Errors
     /// [`Cancelled`], if a signal has come before or comes meanwhile.
     pub fn wait(&self, fd: BorrowedFd<'_>, what: PollFlags) -> io::Result<()> {
+        self.wait_for(fd, what, None)
+    }
+
+    /// The same, for so long at the most.
+    ///
+    /// # Errors
+    /// [`Cancelled`], and [`Silence`] if the time has passed.
+    pub fn wait_for(&self, fd: BorrowedFd<'_>, what: PollFlags, most: Option<Duration>) -> io::Result<()> {
+        let until = most.map(|most| Instant::now() + most);
         loop {
             self.check()?;
             let mut fds = [PollFd::new(fd, what), PollFd::new(self.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(&mut fds, timeout_until(until)) {
                 Ok(_) if fds[0].any() == Some(true) => return Ok(()),
+                Ok(0) if until.is_some_and(|until| Instant::now() >= until) => {
+                    let silence = Silence(most.unwrap_or_default());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, silence));
+                }
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
+}
+
+/// How long to poll so as to wake at a time: a moment later, never before.
+pub fn timeout_until(until: Option<Instant>) -> PollTimeout {
+    let Some(until) = until else { return PollTimeout::NONE };
+    let millis = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+    PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
 }
 
 /// Signals that come one by one, to be passed on to another process.
@@ -150,6 +203,19 @@ mod tests {
         let error = cancel.wait(silent.as_fd(), PollFlags::POLLIN).unwrap_err();
         assert_eq!(error.to_string(), "cancelled by SIGTERM");
         assert_eq!(crate::exit_of(&error.into()), crate::Exit::Cancelled);
+    }
+
+    #[test]
+    fn a_wait_ends_by_hand_or_when_its_time_has_passed() {
+        let cancel = Cancel::by_hand().unwrap();
+        let (_writer, silent) = UnixStream::pair().unwrap();
+        let moment = Some(Duration::from_millis(20));
+        let error = cancel.wait_for(silent.as_fd(), PollFlags::POLLIN, moment).unwrap_err();
+        assert_eq!(error.to_string(), "nothing came for 20.0 ms");
+        assert_eq!(crate::exit_of(&error.into()), crate::Exit::Transport);
+        cancel.set();
+        let error = cancel.wait_for(silent.as_fd(), PollFlags::POLLIN, moment).unwrap_err();
+        assert_eq!(error.to_string(), "cancelled");
     }
 
     #[test]
