@@ -22,8 +22,8 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("pc-recv", &["pc-link", "pc-cli"]),
     ("pc-capture", &["pc-sys", "pc-trace", "pc-track", "pc-image"]),
     ("pc-rebuild", &["pc-sys", "pc-trace", "pc-image"]),
-    ("pc-dump", &["pc-capture", "pc-image", "pc-frame", "pc-cli"]),
-    ("pc-restore", &["pc-rebuild", "pc-image", "pc-frame", "pc-cli"]),
+    ("pc-dump", &["pc-capture", "pc-ctl", "pc-image", "pc-frame", "pc-cli"]),
+    ("pc-restore", &["pc-rebuild", "pc-ctl", "pc-image", "pc-frame", "pc-cli"]),
     ("pc-show", &["pc-image", "pc-frame", "pc-cli"]),
 ];
 

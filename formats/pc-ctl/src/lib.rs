@@ -84,7 +84,7 @@ pub enum Why {
     /// Nothing was heard for too long (5).
     #[error("nothing was heard from the other side for too long")]
     Silence,
-    /// The destination was not ready within the time that the original may be frozen (5).
+    /// The destination was not ready within the time that the original may be frozen (7).
     #[error("the destination was not ready in time")]
     FreezeTimeout,
     /// A message that cannot be at this point (5).

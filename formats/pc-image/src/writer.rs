@@ -6,7 +6,7 @@ use pc_frame::{Flags, FrameWriter, HEADER_LEN, Limits, Preamble};
 use sha2::{Digest, Sha256};
 
 use crate::table::{PAGES, VERSION};
-use crate::{Commit, Counts, ImageError, PageRun, Record, Sink, SpaceId, pages};
+use crate::{Cancel, Commit, Counts, ImageError, PageRun, Record, Sink, SpaceId, pages};
 
 /// Writes a segment: the preamble at once, then what it is given, and Commit and End by [`Writer::commit`].
 /// It keeps the totals and the digest that Commit needs.
@@ -66,10 +66,21 @@ impl<W: Write> Writer<W> {
         self.flush()
     }
 
+    /// Writes the End.
+    pub fn end(&mut self) -> Result<(), ImageError> {
+        Ok(self.frames.end()?)
+    }
+
     /// Writes the End and gives the output back.
     pub fn finish(mut self) -> Result<W, ImageError> {
-        self.frames.end()?;
+        self.end()?;
         Ok(self.frames.into_inner())
+    }
+
+    /// Gives the stream up, wherever it is: writes Cancel with the reason, and the End.
+    pub fn cancel(&mut self, reason: &str) -> Result<(), ImageError> {
+        self.record(&Record::Cancel(Cancel { reason: reason.to_owned() }))?;
+        self.end()
     }
 
     fn count(&mut self, record: &Record) {

@@ -51,8 +51,26 @@ pub struct Args {
     pub kill: bool,
 
     /// Only say what could not be moved, and end
-    #[arg(long)]
+    #[arg(long, conflicts_with = "handover")]
     pub check: bool,
+
+    /// Move the process to a pc-restore --handover whose answers come on standard input: the original is ended once the
+    /// copy runs, and runs on if none will
+    #[arg(long, conflicts_with_all = ["once", "fate"])]
+    pub handover: bool,
+
+    /// With --handover: take the destination for gone after so much silence
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = pc_cli::parse_duration, requires = "handover")]
+    pub timeout: Duration,
+
+    /// With --handover: let the original run on if it has been stopped for so long and the destination is not ready
+    #[arg(long, value_name = "DUR", default_value = "5s", value_parser = pc_cli::parse_duration, requires = "handover")]
+    pub freeze_timeout: Duration,
+
+    /// Capture nothing: let an original that was left stopped run on, or end it as its copy runs
+    #[arg(long, value_name = "HOW", value_enum, conflicts_with_all = ["handover", "once", "fate", "check", "rounds",
+        "downtime_limit", "require_downtime", "track", "tcp_close"])]
+    pub resolve: Option<Resolve>,
 
     /// Capture connected TCP sockets too; the copy finds them closed by the other side
     #[arg(long)]
@@ -74,6 +92,25 @@ pub enum Track {
     SoftDirty,
     /// Hashes of all pages
     Hash,
+}
+
+/// What becomes of an original in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Resolve {
+    /// No copy runs, and none will: it goes on
+    Running,
+    /// The copy runs: it is ended
+    Gone,
+}
+
+impl Resolve {
+    /// The same for the library.
+    pub fn fate(self) -> pc_capture::Fate {
+        match self {
+            Resolve::Running => pc_capture::Fate::Running,
+            Resolve::Gone => pc_capture::Fate::Gone,
+        }
+    }
 }
 
 /// What becomes of the original.
@@ -134,5 +171,21 @@ mod tests {
         assert_eq!(Args::try_parse_from(["pc-dump", "1", "--once"]).unwrap().rounds(), None);
         assert!(Args::try_parse_from(["pc-dump", "1", "--once", "--rounds", "3"]).is_err());
         assert_eq!(Args::try_parse_from(["pc-dump", "1", "--kill"]).unwrap().fate(), Fate::Killed);
+    }
+
+    #[test]
+    fn a_hand_over_decides_by_itself_what_becomes_of_the_original() {
+        let parse = |args: &[&str]| Args::try_parse_from([&["pc-dump", "1"], args].concat());
+        let plain = parse(&["--handover"]).unwrap();
+        assert_eq!((plain.timeout, plain.freeze_timeout), (Duration::from_secs(30), Duration::from_secs(5)));
+        for other in ["--kill", "--leave-running", "--leave-stopped", "--once", "--check", "--resolve=gone"] {
+            assert!(parse(&["--handover", other]).is_err(), "{other}");
+        }
+        for alone in ["--timeout=1s", "--freeze-timeout=1s"] {
+            assert!(parse(&[alone]).is_err(), "{alone}");
+            assert!(parse(&["--handover", alone]).is_ok(), "{alone}");
+        }
+        assert!(parse(&["--resolve", "running", "--kill"]).is_err());
+        assert!(parse(&["--resolve", "running"]).is_ok());
     }
 }

@@ -3,12 +3,15 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod handover;
+mod peer;
 mod report;
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use pc_capture::{CaptureError, Figures, Frozen, RoundFigures, Settings};
@@ -24,28 +27,60 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<ExitCode> {
+    let mut called = std::env::args();
+    if called.next().as_deref() == Some(pc_capture::GUARDIAN) {
+        return guard(&called.collect::<Vec<_>>());
+    }
     let args: Args = pc_cli::parse();
     let settings = args.settings();
+    if let Some(resolve) = args.resolve {
+        coded(pc_capture::resolve(args.pid, resolve.fate()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.check {
         coded(pc_capture::check(&settings))?;
         return Ok(ExitCode::SUCCESS);
     }
     let cancel = signals::install().context("signals")?;
     let stats = args.common.stats.as_deref().map(Pending::create).transpose()?;
-    let output = pc_cli::output_until(TOOL, &cancel)?;
     let progress = Progress::new(TOOL, args.common.progress);
-    let figures = dump(&args, &settings, output, cancel.flag(), &progress)?;
+    let (figures, moved) = match args.rounds().filter(|_| args.handover) {
+        Some(rounds) => {
+            let moved = handover::dump(&args, rounds, &settings, cancel, &progress)?;
+            (moved.figures, Some((moved.pid, moved.times)))
+        }
+        None => {
+            let output = pc_cli::output_until(TOOL, &cancel)?;
+            (dump(&args, &settings, output, cancel.flag(), &progress)?, None)
+        }
+    };
     progress.finish();
     if let Some(last) = figures.rounds.last() {
         progress.round(&report::round(last));
     }
-    if args.fate() == Fate::Stopped {
+    if let Some((pid, _)) = moved {
+        let stood = pc_cli::show_duration(Duration::from_micros(figures.frozen_time));
+        progress.line(&format!(
+            "pid {} runs at the destination as pid {pid}, and stood still for {stood}",
+            args.pid
+        ));
+    } else if args.fate() == Fate::Stopped {
         let pid = args.pid;
         progress.notice(&format!(
             "pid {pid} is left stopped: kill -CONT {pid} resumes it, kill -KILL {pid} ends it"
         ));
     }
-    stats.map_or(Ok(()), |file| file.put_figures(&report::Stats::new(&figures)))?;
+    stats.map_or(Ok(()), |file| {
+        file.put_figures(&report::Stats::new(&figures, moved.map(|(_, times)| times)))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The small process beside a hand-over.
+fn guard(args: &[String]) -> anyhow::Result<ExitCode> {
+    if let Some(text) = pc_capture::guard(args).context("the guardian")? {
+        pc_cli::notice(TOOL, &text);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -111,6 +146,14 @@ impl pc_capture::Caller for Watcher<'_> {
     fn queued(&mut self) -> u64 {
         pc_capture::queued(self.output.as_fd())
     }
+
+    fn applied(&mut self, _: u32) -> Option<bool> {
+        None
+    }
+
+    fn stopping(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn part(fate: Fate, frozen: Frozen, output: Output) -> anyhow::Result<Figures> {
@@ -142,15 +185,14 @@ fn stream_id() -> anyhow::Result<[u8; 16]> {
 
 /// Gives an error of capture its exit code.
 fn coded<T>(result: Result<T, CaptureError>) -> anyhow::Result<T> {
-    match result {
-        Ok(done) => Ok(done),
-        Err(error) => {
-            let exit = match error {
-                CaptureError::Unsupported(_) => Exit::Unsupported,
-                CaptureError::Cancelled(_) | CaptureError::TooBusy { .. } => Exit::Cancelled,
-                _ => Exit::Failed,
-            };
-            Err(error).exit(exit)
-        }
-    }
+    result.map_err(with_code)
+}
+
+fn with_code(error: CaptureError) -> anyhow::Error {
+    let exit = match error {
+        CaptureError::Unsupported(_) => Exit::Unsupported,
+        CaptureError::Cancelled(_) | CaptureError::TooBusy { .. } => Exit::Cancelled,
+        _ => Exit::Failed,
+    };
+    pc_cli::coded(error.into(), exit)
 }

@@ -4,6 +4,8 @@ use pc_capture::{Figures, RoundFigures, StopFigures};
 use pc_cli::Round;
 use serde::Serialize;
 
+use crate::handover::Times;
+
 const PAGE: u64 = pc_image::PAGE_SIZE;
 
 /// What `--stats` writes. Times are whole microseconds.
@@ -19,6 +21,8 @@ pub struct Stats {
     first_pause: u64,
     tracked_by: &'static str,
     stop: Stop,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handover: Option<Times>,
     rounds: Vec<Round>,
 }
 
@@ -35,7 +39,7 @@ struct Stop {
 
 impl Stats {
     /// Of a finished run.
-    pub fn new(figures: &Figures) -> Self {
+    pub fn new(figures: &Figures, handover: Option<Times>) -> Self {
         let StopFigures { freeze, scan, registers, descriptors, copy, write } = figures.stop;
         Self {
             freezing_time: figures.freezing_time,
@@ -48,6 +52,7 @@ impl Stats {
             first_pause: figures.first_pause,
             tracked_by: figures.tracked_by,
             stop: Stop { freeze, scan, registers, descriptors, copy, write },
+            handover,
             rounds: figures.rounds.iter().map(round).collect(),
         }
     }

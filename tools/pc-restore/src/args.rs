@@ -1,6 +1,7 @@
 //! The command line of pc-restore.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use pc_cli::CommonArgs;
@@ -46,6 +47,15 @@ pub struct Args {
     #[arg(long)]
     pub no_pipeline: bool,
 
+    /// Answer the source (pc-dump --handover) on standard output: it ends the original once the copy runs, which is at
+    /// Commit
+    #[arg(long)]
+    pub handover: bool,
+
+    /// With --handover: take the source for gone after so much silence
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = pc_cli::parse_duration, requires = "handover")]
+    pub timeout: Duration,
+
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -59,6 +69,7 @@ impl Args {
             no_pipeline: self.no_pipeline,
             start_round: self.start_round,
             run_at_commit: self.run_at_commit,
+            handover: self.handover,
             leave_stopped: self.leave_stopped,
             attach: self.attach.iter().cloned().collect(),
             cancel: None,
@@ -90,6 +101,8 @@ mod tests {
     fn the_command_line_is_sound() {
         Args::command().debug_assert();
         assert!(Args::try_parse_from(["pc-restore", "--no-pipeline", "--start-round", "2"]).is_err());
+        assert!(Args::try_parse_from(["pc-restore", "--timeout", "2s"]).is_err());
+        assert!(Args::try_parse_from(["pc-restore", "--handover", "--timeout", "2s"]).is_ok());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod args;
 mod foreground;
+mod handover;
 mod report;
 
 use std::process::ExitCode;
@@ -11,10 +12,12 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use pc_cli::signals::{self, Cancel};
 use pc_cli::{Exit, Pending, Progress, WithExit as _};
+use pc_ctl::Why;
 use pc_image::{Blame, ImageError, Reader};
-use pc_rebuild::{RebuildError, Restored};
+use pc_rebuild::{RebuildError, Restored, Settings};
 
 use args::Args;
+use handover::HandOver;
 
 const TOOL: &str = "pc-restore";
 
@@ -53,14 +56,43 @@ fn restore_and_follow(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn restore(args: &Args, cancel: &Cancel, progress: &Progress) -> anyhow::Result<Restored> {
     let mut settings = args.settings();
+    if args.handover {
+        return hand_over(args, settings, cancel, progress);
+    }
     settings.cancel = Some(cancel.flag());
     let input = pc_cli::input_until(TOOL, None, cancel)?;
     let mut reader = Reader::new(input);
-    let restored = pc_rebuild::restore(&settings, &mut reader, &mut |text| progress.notice(text));
-    restored.or_else(|error| {
-        let exit = exit_for(&error);
-        Err(error).exit(exit)
+    let restored =
+        pc_rebuild::restore(&settings, &mut reader, &mut |text| progress.notice(text), &mut |_| Ok(()));
+    restored.map_err(with_code)
+}
+
+/// The same, with a source that is told how far we are.
+fn hand_over(
+    args: &Args,
+    mut settings: Settings,
+    cancel: &Cancel,
+    progress: &Progress,
+) -> anyhow::Result<Restored> {
+    let hand_over = HandOver::begin(args, cancel)?;
+    settings.cancel = Some(hand_over.pull().flag());
+    let input = pc_cli::input_within(TOOL, hand_over.pull(), args.timeout);
+    let input = input.inspect_err(|error| hand_over.not_begun(error))?;
+    let restored = hand_over.restore(&settings, Reader::new(input), &mut |text| progress.notice(text));
+    if restored.is_ok() && !hand_over.was_told() {
+        progress.notice("the copy runs, but the source could not be told: it is in doubt");
+    }
+    restored.map_err(|error| match hand_over.why() {
+        Some(why @ Why::Lost(_)) if matches!(error, RebuildError::Interrupted) => {
+            pc_cli::coded(why.into(), Exit::Transport)
+        }
+        _ => with_code(error),
     })
+}
+
+fn with_code(error: RebuildError) -> anyhow::Error {
+    let exit = exit_for(&error);
+    pc_cli::coded(error.into(), exit)
 }
 
 fn exit_for(error: &RebuildError) -> Exit {

@@ -45,7 +45,7 @@ pub struct StopFigures {
 pub struct Figures {
     /// Until all threads stood.
     pub freezing_time: u64,
-    /// From the freeze until Commit was written.
+    /// From the freeze until Commit was written, with a hand-over until it was heard that the copy runs.
     pub frozen_time: u64,
     /// Reading the memory and sending it.
     pub memdump_time: u64,

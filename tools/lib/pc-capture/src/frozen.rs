@@ -63,6 +63,11 @@ impl Frozen {
         Ok(())
     }
 
+    /// Whether it was stopped (by SIGSTOP and the like) before it was frozen.
+    pub fn was_stopped(&self) -> bool {
+        self.tracees.job_stop().is_some()
+    }
+
     /// Gives the process a stop that outlives us. Taken back on drop.
     pub fn set_stop(&mut self) -> Result<()> {
         Ok(self.tracees.set_stop()?)
@@ -74,6 +79,11 @@ impl Frozen {
         if let Some(from) = self.figures.written_from {
             self.figures.stop.write = micros(from);
         }
+    }
+
+    /// The copy runs: so long was there none that did.
+    pub fn taken_over(&mut self) {
+        self.figures.frozen_time = micros(self.since);
     }
 
     /// Lets go of the process. It runs on, or stays stopped if it was given a stop.

@@ -16,6 +16,7 @@ mod external;
 mod figures;
 mod file;
 mod frozen;
+mod guardian;
 mod inet;
 mod inside;
 mod machine;
@@ -25,6 +26,7 @@ mod pages;
 mod pipe;
 mod procfs;
 mod regular;
+mod resolve;
 mod restart;
 mod rounds;
 mod session;
@@ -43,10 +45,12 @@ pub use dump::{dump, dump_once};
 pub use error::{CaptureError, Result, Unsupported};
 pub use figures::{Figures, RoundFigures, StopFigures};
 pub use frozen::Frozen;
+pub use guardian::{GUARDIAN, Guardian, guard};
 pub use machine::clocks;
 pub use memory::{How, Present, Span, present};
 pub use pages::{Copied, CopyPlan, copy};
 pub use pc_sys::fcntl::queued;
+pub use resolve::{Fate, resolve};
 pub use settings::{Caller, Rounds, Settings, Track};
 
 /// Finds what cannot be moved, without touching the process: [`CaptureError::Unsupported`] names all of it.

@@ -55,4 +55,9 @@ pub trait Caller {
     fn notice(&mut self, text: &str);
     /// Bytes that were put into the sink and wait on this machine, as far as the caller can tell (in a pipe, say).
     fn queued(&mut self) -> u64;
+    /// Whether the destination says that it has applied a round, for which the caller waits a moment; `None` where nobody
+    /// says so (one-way).
+    fn applied(&mut self, round: u32) -> Option<bool>;
+    /// The process is about to be stopped for good. An error, which is passed on, keeps it running.
+    fn stopping(&mut self) -> std::io::Result<()>;
 }

@@ -12,7 +12,7 @@ use pc_trace::{Remote, Tracees};
 use pc_track::Hashes;
 
 use crate::check::Target;
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::figures::{RoundFigures, StopFigures, micros};
 use crate::frozen::Frozen;
 use crate::inside;
@@ -40,6 +40,7 @@ impl Session<'_> {
     /// Stops the process and sends what is left, as round `number`.
     pub(crate) fn stop(mut self, number: u32) -> Result<Frozen> {
         let pid = self.target.pid;
+        self.caller.stopping().of(pid, "before it is stopped")?;
         self.waits.look(pid);
         let mut tracees = self.freeze_alone()?;
         let waits = std::mem::take(&mut self.waits);

@@ -54,8 +54,13 @@ pub trait WithExit<T> {
 
 impl<T, E: Into<anyhow::Error>> WithExit<T> for Result<T, E> {
     fn exit(self, exit: Exit) -> anyhow::Result<T> {
-        self.map_err(|error| anyhow::Error::new(Coded { exit, inner: error.into() }))
+        self.map_err(|error| coded(error.into(), exit))
     }
+}
+
+/// Attaches an exit code to an error at hand.
+pub fn coded(error: anyhow::Error, exit: Exit) -> anyhow::Error {
+    anyhow::Error::new(Coded { exit, inner: error })
 }
 
 /// The exit code for an error: the outermost that was attached, else what the error itself says

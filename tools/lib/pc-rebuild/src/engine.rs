@@ -17,7 +17,7 @@ use crate::memory::{self, Memory};
 use crate::newborn::{self, Newborn};
 use crate::openfile::AtRelease;
 use crate::running::{Restored, Times};
-use crate::settings::{Notices, Settings};
+use crate::settings::{Notices, Settings, Stage, Stages};
 use crate::thread::Tids;
 use crate::{clocks, creds, fdtable, file, machine, openfile, signal, task, thread};
 
@@ -27,23 +27,36 @@ pub fn restore(
     settings: &Settings,
     source: &mut dyn Source,
     notices: Notices<'_>,
+    stages: Stages<'_>,
 ) -> Result<Restored, RebuildError> {
     let mut engine = Engine::new(settings);
     let start = Instant::now();
     while let Some(item) = next(settings, source)? {
         let began = Instant::now();
-        engine.take(item)?;
+        engine.take(item, stages)?;
         engine.times.apply += began.elapsed();
-        if settings.run_at_commit && engine.image.committed {
+        if settings.handover && engine.is_complete() {
+            engine.received(start);
+            engine.build_all(notices)?;
+            stages(Stage::Built)?;
+        }
+        if (settings.run_at_commit || settings.handover) && engine.image.committed {
             break;
         }
         if let Some(husk) = &mut engine.husk {
             husk.1.writers.take_free().into_iter().for_each(|buffer| source.recycle(buffer));
         }
     }
-    engine.times.receive = start.elapsed();
-    engine.times.last_receive = engine.last_began.map_or(Duration::ZERO, |began| began.elapsed());
-    engine.finish(notices)
+    if !engine.image.committed {
+        return Err(RebuildError::NotCommitted);
+    }
+    if engine.built.is_none() {
+        engine.received(start);
+        engine.build_all(notices)?;
+    }
+    settings.check_cancel()?;
+    stages(Stage::Committed)?;
+    engine.release()
 }
 
 /// What a restore would make of a stream, as far as that can be told without a kernel: nothing is judged by this
@@ -57,7 +70,7 @@ pub fn plan(source: &mut dyn Source) -> Result<u64, RebuildError> {
             Item::Record(record) if matches!(*record, Record::Machine(_) | Record::File(_)) => {
                 engine.image.take(*record)?;
             }
-            item => engine.take(item)?,
+            item => engine.take(item, &mut |_| Ok(()))?,
         }
     }
     let kept = engine.kept;
@@ -91,8 +104,11 @@ struct Engine<'a> {
     /// When the round of now began, and what had been spent on applying until then.
     last_began: Option<Instant>,
     applied_before: Duration,
+    judged: bool,
     pages: u64,
     times: Times,
+    /// All that is to be built before the process may run, and when that began.
+    built: Option<(Newborn, AtRelease, Instant)>,
 }
 
 impl<'a> Engine<'a> {
@@ -106,13 +122,18 @@ impl<'a> Engine<'a> {
             last_round: false,
             last_began: None,
             applied_before: Duration::ZERO,
+            judged: false,
+            built: None,
             keeping: settings.no_pipeline || settings.start_round > 0,
             pages: 0,
             times: Times::default(),
         }
     }
 
-    fn take(&mut self, item: Item) -> Result<(), RebuildError> {
+    fn take(&mut self, item: Item, stages: Stages<'_>) -> Result<(), RebuildError> {
+        if self.built.is_some() {
+            return self.take_late(item);
+        }
         if let Item::Record(record) = &item
             && let Record::RoundBegin(round) = record.as_ref()
         {
@@ -135,13 +156,20 @@ impl<'a> Engine<'a> {
             {
                 self.stop_keeping()?;
             }
-            Record::RoundEnd(_) => {
+            Record::RoundEnd(end) => {
                 if let Some((_, memory)) = &mut self.husk {
                     memory.round_done()?;
                 }
                 self.follow_threads()?;
+                self.judged(stages)?;
+                stages(Stage::Round(end.number))?;
             }
-            Record::MapChange(change) => self.change(change)?,
+            Record::MapChange(change) => {
+                self.change(change)?;
+                if self.husk.is_some() {
+                    self.judged(stages)?;
+                }
+            }
             Record::OpenFile(open) if !self.keeping && !self.last_round => self.early.open(&self.image, open),
             Record::Zap(zap) => {
                 self.check_space(zap.space)?;
@@ -161,6 +189,42 @@ impl<'a> Engine<'a> {
             _ => {}
         }
         self.image.take(record)
+    }
+
+    /// All was read, from a time on.
+    fn received(&mut self, start: Instant) {
+        self.times.receive = start.elapsed();
+        self.times.last_receive = self.last_began.map_or(Duration::ZERO, |began| began.elapsed());
+    }
+
+    /// What may come behind a complete image: signals that arrived meanwhile, and Commit.
+    fn take_late(&mut self, item: Item) -> Result<(), RebuildError> {
+        let Item::Record(record) = item else { return Err(too_late()) };
+        match *record {
+            Record::Thread(ref thread) if !self.image.threads.contains_key(&thread.tid) => Err(too_late()),
+            Record::TaskState(_)
+            | Record::Thread(_)
+            | Record::RoundEnd(_)
+            | Record::Commit(_)
+            | Record::Cancel(_) => self.image.take(*record),
+            _ => Err(too_late()),
+        }
+    }
+
+    /// The skeleton asks for nothing that is not here.
+    fn judged(&mut self, stages: Stages<'_>) -> Result<(), RebuildError> {
+        if std::mem::replace(&mut self.judged, true) {
+            return Ok(());
+        }
+        if self.husk.is_none() {
+            self.check_pids()?;
+        }
+        stages(Stage::Judged)
+    }
+
+    /// Whether all is known that a Commit needs, and not yet built.
+    fn is_complete(&self) -> bool {
+        self.last_round && self.built.is_none() && self.image.is_complete()
     }
 
     fn check_space(&self, space: SpaceId) -> Result<(), RebuildError> {
@@ -221,12 +285,7 @@ impl<'a> Engine<'a> {
         let task = self.image.task()?;
         self.image.machine()?;
         let space = task.space.ok_or_else(|| RebuildError::Unsupported("a zombie".into()))?;
-        if !self.settings.new_pid_ns {
-            let taken = task.tids.iter().find_map(|tid| Some((*tid, newborn::holder_of(*tid)?)));
-            if let Some((pid, holder)) = taken {
-                return Err(RebuildError::PidTaken { pid, holder });
-            }
-        }
+        self.check_pids()?;
         let vmas: Vec<_> = self.image.vmas.values().cloned().collect();
         let new_session = task::own_session(task, self.settings) && !self.settings.new_pid_ns
             || self.settings.detach && self.settings.new_pid_ns;
@@ -236,6 +295,16 @@ impl<'a> Engine<'a> {
         memory.change(&mut newborn, &self.image, &whole)?;
         self.husk = Some((newborn, memory));
         Ok(())
+    }
+
+    /// Its numbers have to be free, where they are not those of a namespace of its own.
+    fn check_pids(&self) -> Result<(), RebuildError> {
+        if self.settings.new_pid_ns {
+            return Ok(());
+        }
+        let task = self.image.task()?;
+        let taken = task.tids.iter().find_map(|tid| Some((*tid, newborn::holder_of(*tid)?)));
+        taken.map_or(Ok(()), |(pid, holder)| Err(RebuildError::PidTaken { pid, holder }))
     }
 
     /// From here on everything is applied at once, beginning with what was kept.
@@ -257,11 +326,9 @@ impl<'a> Engine<'a> {
         memory.round_done()
     }
 
-    fn finish(mut self, notices: Notices<'_>) -> Result<Restored, RebuildError> {
+    /// Builds all that can be built before it is decided that the process runs.
+    fn build_all(&mut self, notices: Notices<'_>) -> Result<(), RebuildError> {
         let last_byte = Instant::now();
-        if !self.image.committed {
-            return Err(RebuildError::NotCommitted);
-        }
         self.stop_keeping()?;
         let Some((mut newborn, mut memory)) = self.husk.take() else {
             return Err(RebuildError::Contradiction("a process without mappings".into()));
@@ -272,20 +339,30 @@ impl<'a> Engine<'a> {
         self.settings.check_cancel()?;
         self.image.forget_closed();
         let finisher = Finisher { image: &self.image, settings: self.settings, newborn: &mut newborn };
-        let mut later = finisher.run(&mut self.early, &mut self.times, notices)?;
-        self.settings.check_cancel()?;
+        let later = finisher.run(&mut self.early, &mut self.times, notices)?;
+        self.times.last_apply = self.times.apply.saturating_sub(self.applied_before);
+        self.built = Some((newborn, later, last_byte));
+        Ok(())
+    }
+
+    /// Lets the process run. That may fail only before any of it does.
+    fn release(mut self) -> Result<Restored, RebuildError> {
         let began = Instant::now();
+        let Some((mut newborn, mut later, last_byte)) = self.built.take() else {
+            return Err(RebuildError::Contradiction("a process without mappings".into()));
+        };
+        Finisher { image: &self.image, settings: self.settings, newborn: &mut newborn }.last()?;
         let (pid, threads) = (newborn.husk.pid(), self.image.threads.len());
         later.listen()?;
         let stopped = self.settings.leave_stopped
             || self.image.task_state.as_ref().is_some_and(|state| state.stopped.is_some());
+        // It lives as long as anything does in its namespace.
+        let init = newborn.init.map(|init| init.release(self.settings.detach)).transpose()?;
         newborn.husk.release(stopped).what("letting the process run")?;
         later.done();
         self.times.release = began.elapsed();
         self.times.restore = last_byte.elapsed();
-        self.times.last_apply = self.times.apply.saturating_sub(self.applied_before);
         let pages = self.pages + self.image.objects.pages;
-        let init = newborn.init.map(|init| init.release(self.settings.detach)).transpose()?;
         Ok(Restored::new(pid, init, threads, pages, self.times))
     }
 }
@@ -310,6 +387,10 @@ struct Finisher<'a> {
     image: &'a Image,
     settings: &'a Settings,
     newborn: &'a mut Newborn,
+}
+
+fn too_late() -> RebuildError {
+    RebuildError::Contradiction("more of the process comes when all of it was said".into())
 }
 
 fn absent(what: &str) -> RebuildError {
@@ -350,19 +431,28 @@ impl Finisher<'_> {
         let tids = thread::follow(&mut self.newborn.husk, task.pid, &wanted)?;
         thread::equip(&mut self.newborn.husk, &tids, &image.threads, state.personality)?;
         task::timers(&mut self.newborn.husk, state)?;
-        self.pending(&tids, task.pid)?;
         task::limits(&mut self.newborn.husk, state, notices)?;
         task::by_proc(self.newborn.husk.pid(), state, mm, notices)?;
         self.restrain(&tids, notices)?;
         task::mm_last(&mut self.newborn.husk, mm, notices)?;
+        times.threads = lap.take();
+        Ok(later)
+    }
+
+    /// What has to wait for the last word: signals, registers, the way out.
+    fn last(&mut self) -> Result<(), RebuildError> {
+        let image = self.image;
+        let task = image.task()?;
+        let wanted: Vec<u32> = image.threads.keys().copied().collect();
+        let tids = thread::follow(&mut self.newborn.husk, task.pid, &wanted)?;
+        self.pending(&tids, task.pid)?;
         thread::registers(&mut self.newborn.husk, &tids, &image.threads)?;
         self.newborn.husk.unmap_scratch(self.newborn.vdso).what("leaving the process")?;
         self.urgent(&tids)?;
         if let Some(time) = self.clocks_behind()? {
             std::thread::sleep(time);
         }
-        times.threads = lap.take();
-        Ok(later)
+        Ok(())
     }
 
     /// How long to wait so that no clock goes back.

@@ -77,6 +77,17 @@ impl Image {
         Ok(())
     }
 
+    /// Whether all is known that a Commit needs beside pages.
+    pub fn is_complete(&self) -> bool {
+        let Ok(task) = self.task() else { return false };
+        let files = |table: &FdTable| table.fds.iter().all(|fd| self.open_files.contains_key(&fd.file));
+        self.mm_state.is_some()
+            && self.sig_table.is_some()
+            && self.task_state.is_some()
+            && self.fd_table.as_ref().is_some_and(files)
+            && task.tids.iter().all(|tid| self.threads.contains_key(tid))
+    }
+
     fn heard(&mut self, clocks: Clocks) -> Result<(), RebuildError> {
         self.clocks.push((clocks, crate::clocks::Reading::now()?));
         Ok(())

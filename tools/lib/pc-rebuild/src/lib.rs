@@ -49,4 +49,4 @@ pub use engine::plan;
 pub use engine::restore;
 pub use error::RebuildError;
 pub use running::{Restored, Times};
-pub use settings::{Attach, Notices, Settings};
+pub use settings::{Attach, Notices, Settings, Stage, Stages};

@@ -30,6 +30,22 @@ impl Attach {
 /// Takes lines for people.
 pub type Notices<'a> = &'a mut dyn FnMut(&str);
 
+/// How far a restore has come, told to a caller that hands it on to the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// What the skeleton needs is there: the source may stop the process.
+    Judged,
+    /// A round was applied.
+    Round(u32),
+    /// All is built; Commit is awaited.
+    Built,
+    /// Commit was read: the process is let go unless the caller objects.
+    Committed,
+}
+
+/// Hears of stages. An error ends the restore, and nothing is left of it.
+pub type Stages<'a> = &'a mut dyn FnMut(Stage) -> Result<(), RebuildError>;
+
 /// How a process is to be restored.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -43,6 +59,8 @@ pub struct Settings {
     pub start_round: u32,
     /// Let the process run at Commit, not only at the end of input.
     pub run_at_commit: bool,
+    /// The source waits until all is built before it commits: build it as soon as all is known, and let it run at Commit.
+    pub handover: bool,
     /// Leave the process stopped (SIGSTOP), before its first instruction.
     pub leave_stopped: bool,
     /// What externals become, by their ids.

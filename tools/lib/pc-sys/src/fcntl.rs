@@ -32,6 +32,13 @@ pub fn getsig(fd: BorrowedFd<'_>) -> io::Result<i32> {
     check(unsafe { libc::fcntl(fd.as_raw_fd(), F_GETSIG) }.into()).map(|s| s as i32)
 }
 
+/// Makes all descriptors from this number on close-on-exec.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: close_range takes three integers, and with this flag closes nothing now.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+        .map(drop)
+}
+
 /// A close-on-exec duplicate of the descriptor with this number; `EBADF` where there is none.
 pub fn duplicate(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: F_DUPFD_CLOEXEC takes an integer.

@@ -64,7 +64,7 @@ impl Session<'_> {
         let mut rule = Rule::new(settings);
         for number in 0..settings.most {
             let mut figures = self.round(number)?;
-            self.let_it_leave()?;
+            self.let_it_leave(number)?;
             // What smaps tells of mappings that were replaced or advised meanwhile is not to be asked at the stop.
             self.target.known = read_known(self.target.pid)?;
             let left = self.left()?;
@@ -201,10 +201,19 @@ impl Session<'_> {
         self.put(Record::Zap(Zap { space: SPACE, ranges }))
     }
 
-    /// Waits until what was sent has left, as far as can be told: a stop behind full buffers would be longer.
-    fn let_it_leave(&mut self) -> Result<()> {
+    /// Waits until round `number` has been applied, or has left as far as can be told: a stop behind full buffers would
+    /// be longer.
+    fn let_it_leave(&mut self, number: u32) -> Result<()> {
         loop {
             self.check_cancel()?;
+            match self.caller.applied(number) {
+                Some(true) => {
+                    self.sink.pace.applied(Instant::now());
+                    return Ok(());
+                }
+                Some(false) => continue,
+                None => {}
+            }
             let wait = self.sink.pace.wait(Instant::now());
             let queued = self.caller.queued();
             if wait.is_zero() && queued == 0 {

@@ -61,6 +61,16 @@ impl Pace {
         }
     }
 
+    /// The destination has said that it has applied the round, which tells the rate for certain. A small round tells
+    /// more of the time that any round takes.
+    pub fn applied(&mut self, now: Instant) {
+        let rate = self.bytes as f64 / (now - self.began).as_secs_f64().max(1e-6);
+        if self.bytes >= STEP || self.rate.is_none_or(|known| known < rate) {
+            self.rate = Some(rate);
+        }
+        (self.sure, self.clear_at) = (true, now);
+    }
+
     /// Bytes a second over the later part of a long round.
     fn slope(&self) -> Option<f64> {
         let from = HIDDEN.max(self.bytes / 3);
@@ -115,6 +125,22 @@ mod tests {
         let now = send(&mut pace, start, 5, 100.0);
         let wait = pace.wait(now).as_millis();
         assert!((45..=52).contains(&wait), "{wait}");
+    }
+
+    #[test]
+    fn a_round_that_was_applied_tells_the_rate_whatever_the_buffers_have_taken() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        let now = send(&mut pace, start, 64, 1e9) + Duration::from_secs(2);
+        pace.applied(now);
+        let rate = pace.rate.unwrap() as u64 / MIB;
+        assert!((31..=32).contains(&rate), "{rate}");
+        assert_eq!(pace.wait(now), Duration::ZERO);
+        // A few pages take the time of a round trip.
+        pace.begin_round(now);
+        pace.taken(4096, now);
+        pace.applied(now + Duration::from_millis(50));
+        assert_eq!(pace.rate.unwrap() as u64 / MIB, rate);
     }
 
     #[test]
