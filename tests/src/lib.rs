@@ -5,10 +5,13 @@
 #![forbid(unsafe_code)]
 
 pub mod guest;
+pub mod handing;
 mod moving;
 pub mod streams;
+mod tools;
 
 pub use moving::{Way, adopt_orphans, dump_halted, dump_to_file, moved, restored};
+pub use tools::{Tool, descriptors, is_stopped, mounts, sleeper, strays};
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -102,6 +105,11 @@ impl Guest {
     /// Its process.
     pub fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// What is ours to reap for it: itself, or the init of its pid namespace.
+    pub fn child(&self) -> i32 {
+        self.child
     }
 
     /// Its process as an argument.

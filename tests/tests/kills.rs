@@ -8,16 +8,18 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use pc_frame::{HEADER_LEN, Header, PREAMBLE_LEN};
-use pc_tests::{Folder, Guest, Writer, adopt_orphans, program, said, status, traces, wait_for};
+use pc_tests::{
+    Folder, Tool, Writer, adopt_orphans, descriptors, is_stopped, mounts, program, said, sleeper, status,
+    strays, traces, wait_for,
+};
 
 /// Orphans of any test here become children of this process.
 static ONE: Mutex<()> = Mutex::new(());
@@ -61,38 +63,6 @@ const WHENS: [When; 12] = [
     When::Before("End", 0),
     When::End,
 ];
-
-struct Tool(Child);
-
-impl Tool {
-    fn start(name: &str, args: &[&str], folder: &Folder, pipe: impl FnOnce(&mut Command)) -> Tool {
-        let said = File::create(folder.file(name)).expect("a file");
-        let mut tool = Command::new(program(name));
-        tool.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
-        pipe(&mut tool);
-        Tool(tool.spawn().expect("the tool runs"))
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.0.id() as i32), signal).expect("not reaped yet");
-    }
-
-    fn ended(&mut self) -> ExitStatus {
-        let mut status = None;
-        wait_for("the tool's end", Duration::from_secs(20), || {
-            status = self.0.try_wait().expect("wait");
-            status.is_some()
-        });
-        status.expect("a status")
-    }
-}
-
-impl Drop for Tool {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// A move under way, with a relay between its ends.
 struct Move {
@@ -198,39 +168,6 @@ impl Move {
         let of = |tool: &str| fs::read_to_string(self.folder.file(tool)).unwrap_or_default();
         format!("{} | {}", of("pc-dump"), of("pc-restore"))
     }
-}
-
-/// Children of this process besides these.
-fn strays(known: &[i32]) -> Vec<i32> {
-    let own = std::process::id().to_string();
-    let pids = fs::read_dir("/proc").expect("/proc").filter_map(|entry| {
-        entry.ok()?.file_name().to_str()?.parse::<i32>().ok().filter(|pid| !known.contains(pid))
-    });
-    let is_ours = |pid: &i32| {
-        let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        text.lines().any(|line| line.strip_prefix("PPid:").is_some_and(|parent| parent.trim() == own))
-    };
-    let ours: Vec<i32> = pids.filter(is_ours).collect();
-    let reap = |pid: &i32| {
-        let flags = Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL);
-        !waitpid(Pid::from_raw(*pid), flags).is_ok_and(|status| status.pid().is_some())
-    };
-    ours.into_iter().filter(reap).collect()
-}
-
-/// The kinds of mounts that a new pid namespace has.
-fn mounts() -> Vec<String> {
-    let text = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
-    text.lines().filter(|line| line.contains(" - proc ")).map(str::to_owned).collect()
-}
-
-fn descriptors(pid: i32) -> Vec<String> {
-    let is_fd = |line: &String| line.starts_with(&format!("/proc/{pid}/fd/"));
-    traces(pid).into_iter().filter(is_fd).collect()
-}
-
-fn is_stopped(pid: i32) -> bool {
-    status(pid, "State").starts_with('T')
 }
 
 /// Whether something stays at the destination. A husk may need a moment to die.
@@ -377,16 +314,6 @@ fn an_original_whose_commit_is_written_but_not_the_end_of_the_stream_stays_stopp
         assert_eq!(output.status.code(), Some(1), "{fate}: {}", said(&output));
         assert!(!is_stopped(sleeper.pid()), "{fate}");
     }
-}
-
-fn sleeper() -> Guest {
-    let guest = Guest::start(Command::new("sleep").arg("300"));
-    let comm = format!("/proc/{}/comm", guest.pid());
-    wait_for("sleep sleeps", Duration::from_secs(5), || {
-        fs::read_to_string(&comm).is_ok_and(|comm| comm.trim() == "sleep")
-            && status(guest.pid(), "State").starts_with('S')
-    });
-    guest
 }
 
 /// What was not there before; all that was must be.

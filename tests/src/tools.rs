@@ -1,0 +1,98 @@
+//! Tools that run beside a test, and what they may leave behind.
+
+use std::fs::{self, File};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use crate::{Folder, Guest, program, status, traces, wait_for};
+
+/// A tool that does not outlive a test that failed.
+pub struct Tool(pub Child);
+
+impl Tool {
+    /// Starts a tool; what it says on stderr goes to a file of its name.
+    pub fn start(name: &str, args: &[&str], folder: &Folder, pipe: impl FnOnce(&mut Command)) -> Tool {
+        let said = File::create(folder.file(name)).expect("a file");
+        let mut tool = Command::new(program(name));
+        tool.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
+        pipe(&mut tool);
+        Tool(tool.spawn().expect("the tool runs"))
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).expect("not reaped yet");
+    }
+
+    /// Waits for its end.
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_for("the tool's end", Duration::from_secs(20), || {
+            status = self.0.try_wait().expect("wait");
+            status.is_some()
+        });
+        status.expect("a status")
+    }
+}
+
+impl Drop for Tool {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Children of this process besides these. Those that have ended are reaped.
+pub fn strays(known: &[i32]) -> Vec<i32> {
+    let own = std::process::id().to_string();
+    let pids = fs::read_dir("/proc").expect("/proc").filter_map(|entry| {
+        entry.ok()?.file_name().to_str()?.parse::<i32>().ok().filter(|pid| !known.contains(pid))
+    });
+    let is_ours = |pid: &i32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        text.lines().any(|line| line.strip_prefix("PPid:").is_some_and(|parent| parent.trim() == own))
+    };
+    let ours: Vec<i32> = pids.filter(is_ours).collect();
+    let reap = |pid: &i32| {
+        let flags = Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL);
+        !waitpid(Pid::from_raw(*pid), flags).is_ok_and(|status| status.pid().is_some())
+    };
+    ours.into_iter().filter(reap).collect()
+}
+
+/// The kinds of mounts that a new pid namespace has.
+pub fn mounts() -> Vec<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    text.lines().filter(|line| line.contains(" - proc ")).map(str::to_owned).collect()
+}
+
+/// A process's descriptors.
+pub fn descriptors(pid: i32) -> Vec<String> {
+    let is_fd = |line: &String| line.starts_with(&format!("/proc/{pid}/fd/"));
+    traces(pid).into_iter().filter(is_fd).collect()
+}
+
+/// Whether a process is stopped.
+pub fn is_stopped(pid: i32) -> bool {
+    status(pid, "State").starts_with('T')
+}
+
+/// A process that sleeps.
+pub fn sleeper() -> Guest {
+    let guest = Guest::start(Command::new("sleep").arg("300"));
+    let comm = format!("/proc/{}/comm", guest.pid());
+    wait_for("sleep sleeps", Duration::from_secs(5), || {
+        fs::read_to_string(&comm).is_ok_and(|comm| comm.trim() == "sleep")
+            && status(guest.pid(), "State").starts_with('S')
+    });
+    guest
+}
