@@ -2,12 +2,13 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, IsTerminal as _, Write as _};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl};
+use nix::unistd::linkat;
 
 use crate::exit::{Exit, WithExit as _};
 
@@ -77,7 +78,18 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub struct Pending {
     path: PathBuf,
     file: File,
-    temporary: Option<PathBuf>,
+    place: Place,
+}
+
+/// Where the bytes of a file in the making are.
+#[derive(Debug)]
+enum Place {
+    /// In a file without a name, of which nothing is left however the tool ends.
+    Nameless,
+    /// In a file of another name, where the file system has none without.
+    Beside(PathBuf),
+    /// Where they belong.
+    Itself,
 }
 
 impl Pending {
@@ -95,19 +107,25 @@ impl Pending {
     fn open(path: &Path) -> io::Result<Self> {
         if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
             let file = OpenOptions::new().write(true).open(path)?;
-            return Ok(Pending { path: path.to_owned(), file, temporary: None });
+            return Ok(Pending { path: path.to_owned(), file, place: Place::Itself });
         }
         // Through a symbolic link: the file that it names is replaced, not the link.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        if let Ok(file) = create_nameless(&path) {
+            return Ok(Pending { path, file, place: Place::Nameless });
+        }
         let (temporary, file) = create_beside(&path)?;
-        Ok(Pending { path, file, temporary: Some(temporary) })
+        Ok(Pending { path, file, place: Place::Beside(temporary) })
     }
 
     fn write(mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
-        if let Some(temporary) = &self.temporary {
+        if let Place::Nameless = self.place {
+            self.place = Place::Beside(name_beside(&self.path, &self.file)?);
+        }
+        if let Place::Beside(temporary) = &self.place {
             fs::rename(temporary, &self.path)?;
-            self.temporary = None;
+            self.place = Place::Itself;
         }
         Ok(())
     }
@@ -115,22 +133,41 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
+        if let Place::Beside(temporary) = &self.place {
             // Nobody is left to be told if this fails.
             let _ = fs::remove_file(temporary);
         }
     }
 }
 
+/// A new file without a name in the folder of `path`.
+fn create_nameless(path: &Path) -> io::Result<File> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    OpenOptions::new().write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits()).open(folder)
+}
+
+/// Gives a file without a name one in the folder of `path`.
+fn name_beside(path: &Path, file: &File) -> io::Result<PathBuf> {
+    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let follow = AtFlags::AT_SYMLINK_FOLLOW;
+    let (beside, ()) = beside(path, |beside| Ok(linkat(AT_FDCWD, own.as_str(), AT_FDCWD, beside, follow)?))?;
+    Ok(beside)
+}
+
 /// A new file with a name of its own in the folder of `path`.
 fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
+    beside(path, |beside| OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside))
+}
+
+/// Makes something by a name that nothing has, in the folder of `path`.
+fn beside<T>(path: &Path, mut make: impl FnMut(&Path) -> io::Result<T>) -> io::Result<(PathBuf, T)> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     let mut number = 0;
     loop {
         let beside = path.with_file_name(format!(".{name}.{}.{number}", std::process::id()));
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside) {
+        match make(&beside) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
-            opened => return Ok((beside, opened?)),
+            made => return Ok((beside, made?)),
         }
     }
 }
@@ -157,6 +194,33 @@ mod tests {
         write_private(&path, b"new").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_in_the_making_has_no_name_that_could_be_left() {
+        let folder = folder("pending");
+        let path = folder.join("f");
+        let pending = Pending::create(&path).unwrap();
+        assert!(matches!(pending.place, Place::Nameless), "{pending:?}");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        pending.put(b"x").unwrap();
+        assert_eq!(
+            (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().mode() & 0o777),
+            (b"x".to_vec(), 0o600)
+        );
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        // Where the file system has none without a name.
+        let (named, file) = create_beside(&path).unwrap();
+        let pending = Pending { path: path.clone(), file, place: Place::Beside(named) };
+        pending.put(b"y").unwrap();
+        drop(Pending {
+            path: path.clone(),
+            place: Place::Beside(create_beside(&path).unwrap().0),
+            file: File::open(&path).unwrap(),
+        });
+        assert_eq!(fs::read(&path).unwrap(), b"y");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         fs::remove_dir_all(folder).unwrap();
     }

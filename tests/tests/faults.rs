@@ -1,0 +1,267 @@
+//! The fault matrix of the hand-over: every tool hit in every state of both machines, and the line between them cut,
+//! stalled and corrupted. Afterwards exactly one copy runs, or one is stopped and pc-dump has said so (8) or was killed
+//! itself, and `--resolve` settles it. Never two, never none, never a wrong byte, and nothing is left.
+//!
+//! `PC_FAULTS=1000` makes so many points of it; 80 without it. The guest is the same all the way, and checks itself.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use pc_tests::handing::{Blow, Ended, HandOver, Part, Way, When, state};
+use pc_tests::{Guest, Writer, adopt_orphans, descriptors, mounts, run, said, status, strays, wait_for};
+
+const DUMP: [&str; 4] = ["--rounds=2", "--downtime-limit=0", "--timeout=1500ms", "--freeze-timeout=600ms"];
+const RESTORE: [&str; 1] = ["--timeout=1500ms"];
+/// Longer than every time-out, and than the guardian's patience (the freeze time-out and a second).
+const STOP: u64 = 2200;
+
+/// Each state of both machines is between two of these.
+const MOMENTS: [(Way, &str, u32, &[Part]); 24] = {
+    use Part::{All, Half, None};
+    use Way::{Back, Forth};
+    [
+        (Back, "Hello", 0, &[None, Half, All]),
+        (Forth, "Preamble", 0, &[None, Half, All]),
+        (Forth, "Machine", 0, &[Half, All]),
+        (Forth, "Task", 0, &[None, All]),
+        (Forth, "MapChange", 0, &[None, Half]),
+        (Back, "Accepted", 0, &[None, Half, All]),
+        (Forth, "Pages", 0, &[Half, All]),
+        (Forth, "Pages", 3, &[Half]),
+        (Forth, "RoundEnd", 0, &[None, All]),
+        (Back, "RoundApplied", 0, &[None, Half, All]),
+        (Forth, "Pages", 9, &[Half]),
+        (Forth, "RoundEnd", 1, &[Half]),
+        (Back, "RoundApplied", 1, &[None, All]),
+        (Forth, "RoundBegin", 2, &[None, All]),
+        (Forth, "MmState", 0, &[None, Half]),
+        (Forth, "OpenFile", 0, &[All]),
+        (Forth, "FdTable", 0, &[None, All]),
+        (Forth, "TaskState", 0, &[Half]),
+        (Forth, "Thread", 0, &[None, Half]),
+        (Back, "Ready", 0, &[None, Half, All]),
+        (Forth, "RoundEnd", 2, &[None, Half, All]),
+        (Forth, "Commit", 0, &[None, Half, All]),
+        (Back, "Running", 0, &[None, Half, All]),
+        (Forth, "End", 0, &[None, All]),
+    ]
+};
+
+/// What may happen at a moment; `n` varies what can be varied.
+fn blows(part: Part, n: usize) -> Vec<Blow> {
+    use Signal::{SIGINT, SIGKILL, SIGSTOP, SIGTERM};
+    let mut blows = vec![Blow::Cut, Blow::Stall];
+    for (signal, millis) in [(SIGKILL, 0), (SIGTERM, 0), (SIGINT, 0), (SIGSTOP, STOP)] {
+        blows.extend([Blow::Dump(signal, millis), Blow::Restore(signal, millis)]);
+    }
+    if part != Part::All {
+        // Each class of bytes: kind, length, checksums, payload.
+        blows.push(Blow::Corrupt([0, 5, 10, 17, 26, 30, 33, 40, 1000, 100_000][n % 10]));
+    }
+    blows
+}
+
+/// All of the matrix, with what can be varied varied by `turn`.
+fn matrix(turn: usize) -> Vec<(When, Blow)> {
+    let mut all = Vec::new();
+    for (way, frame, number, parts) in MOMENTS {
+        for &part in parts {
+            let when = When { way, frame, number, part };
+            let n = all.len() + turn;
+            all.extend(blows(part, n).into_iter().map(|blow| (when, blow)));
+        }
+    }
+    // The step from Ready to Commit takes a pc-dump less than a millisecond.
+    let ready = When { way: Way::Back, frame: "Ready", number: 0, part: Part::All };
+    all.extend((0..20).map(|i| (ready, Blow::KillDumpAfter((i * 60 + turn * 13) as u64 % 1200))));
+    all
+}
+
+/// `n` points spread over the matrix, as often over it as need be.
+fn points(n: usize) -> Vec<(When, Blow)> {
+    let len = matrix(0).len();
+    // Prime, and so to every point before it comes to one for the second time.
+    let step = [239, 241, 251].into_iter().find(|step| !len.is_multiple_of(*step)).expect("a step");
+    (0..n).map(|i| matrix(i / len)[i * step % len]).collect()
+}
+
+/// What has become of a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fate {
+    /// The original runs, there is no copy.
+    Stayed,
+    /// The copy runs, the original has ended.
+    Moved,
+    /// The copy runs and the original is stopped.
+    DoubtWithCopy,
+    /// The original is stopped, there is no copy.
+    DoubtAlone,
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fate::Stayed => "the original runs",
+            Fate::Moved => "moved",
+            Fate::DoubtWithCopy => "stopped, the copy runs",
+            Fate::DoubtAlone => "stopped, no copy",
+        })
+    }
+}
+
+/// The copy that runs, if any: the child of a namespace's init that is a child of ours.
+fn copy(known: &[i32], sure: bool) -> Option<i32> {
+    let mut found = None;
+    wait_for("what was begun ends", Duration::from_secs(10), || {
+        let strays = strays(known);
+        let guardians = strays.iter().filter(|pid| comm(**pid) == "pc-guardian").count();
+        let children = |pid: &i32| {
+            let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            list.split_whitespace().next().and_then(|child| child.parse::<i32>().ok())
+        };
+        found = strays.iter().find_map(children).filter(|pid| comm(*pid) == "guest-writer");
+        let settled = found.is_some_and(|pid| status_of(pid, "TracerPid") == "0");
+        guardians == 0 && (strays.is_empty() || settled && sure)
+    });
+    found
+}
+
+fn comm(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+/// A field of status, of a process that may just be ending.
+fn status_of(pid: i32, field: &str) -> String {
+    if state(pid).is_none() { String::new() } else { status(pid, field) }
+}
+
+/// Judges a move by what is there, settles a doubt, and gives the guest that goes on.
+fn settle(writer: Writer, outcome: &Outcome<'_>) -> (Fate, Writer) {
+    let pid = writer.guest.pid();
+    let known = [&[writer.guest.child()], outcome.known].concat();
+    // Nothing of a husk outlives its tracer by more than a moment: what is there then is a copy.
+    if outcome.restored.is_none() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let copy = copy(&known, outcome.restored.is_none_or(|code| code == 0));
+    let original = match state(pid) {
+        None | Some('Z' | 'X') => None,
+        Some('T') => Some(true),
+        Some('t') => panic!("still traced: {outcome}"),
+        Some(_) => Some(false),
+    };
+    let fate = match (original, copy) {
+        (None, Some(_)) => Fate::Moved,
+        (Some(false), None) => Fate::Stayed,
+        (Some(true), Some(_)) => Fate::DoubtWithCopy,
+        (Some(true), None) => Fate::DoubtAlone,
+        (Some(false), Some(_)) => panic!("two run: {outcome}"),
+        (None, None) => panic!("none is left: {outcome}"),
+    };
+    match (fate, outcome.dumped) {
+        (Fate::Moved, Some(0)) | (Fate::DoubtWithCopy | Fate::DoubtAlone, Some(8)) => {}
+        (Fate::Stayed, Some(code)) if ![0, 8].contains(&code) => {}
+        (_, None) => {}
+        _ => panic!("{fate} is not what pc-dump said: {outcome}"),
+    }
+    match outcome.restored {
+        Some(0) => assert!(copy.is_some(), "pc-restore said that it runs: {outcome}"),
+        Some(_) => assert!(copy.is_none(), "pc-restore said that none runs: {outcome}"),
+        None => {}
+    }
+    let how = match fate {
+        Fate::DoubtWithCopy => Some("gone"),
+        Fate::DoubtAlone => Some("running"),
+        _ => None,
+    };
+    if let Some(how) = how {
+        let output = run("pc-dump", &["--resolve", how, &pid.to_string()]);
+        assert!(output.status.success(), "{}: {outcome}", said(&output));
+    }
+    let writer = match copy {
+        None => writer,
+        Some(copy) => writer.moved_by(|mut original| {
+            original.ended(Duration::from_secs(10));
+            Guest::adopt(copy)
+        }),
+    };
+    writer.goes_on();
+    assert_eq!(status(writer.guest.pid(), "TracerPid"), "0", "{outcome}");
+    let child = writer.guest.child();
+    wait_for("nothing is left", Duration::from_secs(5), || strays(&[child]).is_empty());
+    (fate, writer)
+}
+
+/// How a move ended, as far as the tools tell.
+struct Outcome<'a> {
+    point: String,
+    /// Exit codes; `None` for a tool that was killed.
+    dumped: Option<i32>,
+    restored: Option<i32>,
+    /// Children of ours that are no copy.
+    known: &'a [i32],
+}
+
+impl fmt::Display for Outcome<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pc-dump {:?}, pc-restore {:?}: {}", self.dumped, self.restored, self.point)
+    }
+}
+
+/// One point of the matrix.
+fn strike(writer: Writer, when: When, blow: Blow) -> (Fate, bool, Writer) {
+    let pid = writer.guest.pid();
+    let (fds, mounted) = (descriptors(pid), mounts());
+    let ended = HandOver::start(&writer.guest.arg(), &DUMP, &RESTORE, Some((when, blow))).finish();
+    let Ended { dumped, restored, struck, said, folder, .. } = &ended;
+    let outcome = Outcome {
+        point: format!("{blow:?} {when:?}: {said}"),
+        dumped: dumped.code(),
+        restored: restored.code(),
+        known: &[],
+    };
+    let (fate, writer) = settle(writer, &outcome);
+    if writer.guest.pid() == pid {
+        assert_eq!(descriptors(pid), fds, "{outcome}");
+        assert_eq!(mounts(), mounted, "{outcome}");
+    }
+    for entry in fs::read_dir(folder.file("")).expect("a folder") {
+        let name = entry.expect("an entry").file_name().into_string().expect("a name");
+        let known = ["pc-dump", "pc-restore", "pid", "dump.json", "restore.json"];
+        assert!(known.contains(&name.as_str()), "{name} is left: {outcome}");
+    }
+    (fate, *struck, writer)
+}
+
+#[test]
+fn whatever_befalls_a_hand_over_one_copy_runs_or_is_stopped_and_said_to_be() {
+    adopt_orphans();
+    let wanted = std::env::var("PC_FAULTS").ok().and_then(|n| n.parse().ok()).unwrap_or(80);
+    let mut writer = Writer::start();
+    let (mut fates, mut missed) = (BTreeMap::new(), 0);
+    for (when, blow) in points(wanted) {
+        let (fate, struck, survivor) = strike(writer, when, blow);
+        writer = survivor;
+        let kind = match blow {
+            Blow::Dump(signal, _) => format!("pc-dump {signal}"),
+            Blow::Restore(signal, _) => format!("pc-restore {signal}"),
+            Blow::Corrupt(_) => "corrupted".to_owned(),
+            Blow::KillDumpAfter(_) => "pc-dump SIGKILL about Commit".to_owned(),
+            other => format!("{other:?}"),
+        };
+        *fates.entry(kind).or_insert_with(BTreeMap::new).entry(fate).or_insert(0) += 1;
+        missed += usize::from(!struck);
+    }
+    println!("{wanted} points of {}, {missed} blows came too late for their moment", matrix(0).len());
+    for (kind, counts) in fates {
+        let counts: Vec<_> = counts.iter().map(|(fate, n): (&Fate, &i32)| format!("{n} {fate}")).collect();
+        println!("  {kind}: {}", counts.join(", "));
+    }
+    assert!(missed * 10 <= wanted, "{missed} moments never came");
+    writer.end();
+}
