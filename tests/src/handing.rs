@@ -5,16 +5,16 @@ use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pc_frame::{END, HEADER_LEN, Header, PREAMBLE_LEN};
 
-use crate::{Folder, Tool, wait_for};
+use crate::{Folder, Tool, program, wait_for};
 
 /// Where a frame goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +56,10 @@ pub enum Blow {
     Dump(Signal, u64),
     /// So does pc-restore.
     Restore(Signal, u64),
+    /// So does pc-send, which is in between in a hand-over over a link.
+    Send(Signal, u64),
+    /// So does pc-recv.
+    Recv(Signal, u64),
     /// Both directions are cut.
     Cut,
     /// Nothing is passed on any more, either way.
@@ -70,6 +74,11 @@ pub enum Blow {
     KillDumpAfter(u64),
 }
 
+/// Seconds in which every tool ends.
+const LIMIT: u64 = 20;
+/// What may be part of a hand-over; files of these names have what they said.
+const TOOLS: [&str; 4] = ["pc-dump", "pc-restore", "pc-send", "pc-recv"];
+
 /// No option of pc-restore, but that of this harness to go without `--new-pid-ns`.
 pub const SAME_PID: &str = "--same-pid";
 
@@ -77,8 +86,10 @@ pub const SAME_PID: &str = "--same-pid";
 pub struct HandOver {
     /// The source.
     pub dump: Tool,
-    /// The destination.
+    /// The destination; over a link pc-recv, which has started it.
     pub restore: Tool,
+    /// Over a link, pc-send.
+    send: Option<Tool>,
     /// With what both said, the copy's `pid`, and statistics.
     pub folder: Folder,
     relay: Arc<Relay>,
@@ -87,8 +98,8 @@ pub struct HandOver {
 
 struct Relay {
     plan: Option<(When, Blow)>,
-    /// Processes of pc-dump and pc-restore.
-    pids: [i32; 2],
+    /// Processes of pc-dump, pc-restore or pc-recv, and pc-send.
+    pids: [i32; 3],
     target: i32,
     ends: Vec<UnixStream>,
     state: Mutex<State>,
@@ -122,6 +133,17 @@ pub struct Ended {
 impl HandOver {
     /// Starts both tools with `--handover`; the copy goes into a new pid namespace, unless `restore` has [`SAME_PID`].
     pub fn start(pid: &str, dump: &[&str], restore: &[&str], plan: Option<(When, Blow)>) -> HandOver {
+        HandOver::start_over(None, pid, dump, restore, plan)
+    }
+
+    /// The same with pc-send and pc-recv between the relay and pc-restore.
+    pub fn start_over(
+        link: Option<Link<'_>>,
+        pid: &str,
+        dump: &[&str],
+        restore: &[&str],
+        plan: Option<(When, Blow)>,
+    ) -> HandOver {
         let folder = Folder::new();
         let pair = || UnixStream::pair().expect("sockets");
         let ((from_dump, dump_out), (to_restore, restore_in)) = (pair(), pair());
@@ -139,12 +161,21 @@ impl HandOver {
             restore.retain(|arg| ![SAME_PID, "--new-pid-ns"].contains(arg));
         }
         let target = pid.parse().expect("a pid");
-        let restore = Tool::start("pc-restore", &restore, &folder, |tool| {
-            tool.stdin(as_stdio(restore_in)).stdout(as_stdio(restore_out));
-        });
+        let (restore, send) = match link {
+            None => {
+                let pipe = |tool: &mut Command| {
+                    tool.stdin(as_stdio(restore_in)).stdout(as_stdio(restore_out));
+                };
+                (Tool::start("pc-restore", &restore, &folder, pipe), None)
+            }
+            Some(link) => {
+                let (recv, send) = link.start(&folder, &restore, as_stdio(restore_in), as_stdio(restore_out));
+                (recv, Some(send))
+            }
+        };
         let all = [&from_dump, &to_restore, &from_restore, &to_dump];
         let ends = all.map(|end| end.try_clone().expect("a duplicate")).into();
-        let pids = [dump.pid(), restore.pid()];
+        let pids = [dump.pid(), restore.pid(), send.as_ref().map_or(0, Tool::pid)];
         let relay =
             Arc::new(Relay { plan, pids, target, ends, state: Mutex::default(), changed: Condvar::new() });
         let pass = |way, from, to| {
@@ -152,7 +183,7 @@ impl HandOver {
             thread::spawn(move || relay.pass(way, from, to))
         };
         let threads = vec![pass(Way::Forth, from_dump, to_restore), pass(Way::Back, from_restore, to_dump)];
-        HandOver { dump, restore, folder, relay, threads }
+        HandOver { dump, restore, send, folder, relay, threads }
     }
 
     /// Whether the blow has fallen.
@@ -162,15 +193,67 @@ impl HandOver {
 
     /// Waits until both tools have ended.
     pub fn finish(self) -> Ended {
-        let HandOver { mut dump, mut restore, folder, relay, threads } = self;
-        let (dumped, restored) = (dump.ended(), restore.ended());
+        let HandOver { mut dump, mut restore, send, folder, relay, threads } = self;
+        let of = |tool: &str| fs::read_to_string(folder.file(tool)).unwrap_or_default();
+        let said = || TOOLS.map(of).join(" | ");
+        let plan = relay.plan;
+        let ended = |tool: &mut Tool, name: &str, most: u64| {
+            let limit = Instant::now() + Duration::from_secs(most);
+            loop {
+                match tool.0.try_wait().expect("wait") {
+                    Some(status) => return Some(status),
+                    None if Instant::now() < limit => thread::sleep(Duration::from_millis(2)),
+                    None if most < LIMIT => return None,
+                    None => panic!("{name} does not end: {plan:?}: {}", said()),
+                }
+            }
+        };
+        let dumped = ended(&mut dump, "pc-dump", LIMIT).expect("it has ended");
+        if let Some(mut send) = send {
+            ended(&mut send, "pc-send", LIMIT);
+            if ended(&mut restore, "pc-recv", 4).is_none() {
+                // Nobody came who knew the key: it listens on.
+                restore.signal(Signal::SIGTERM);
+            }
+        }
+        let restored = ended(&mut restore, "the other side", LIMIT).expect("it has ended");
         relay.end();
         threads.into_iter().for_each(|thread| thread.join().expect("the relay"));
-        let of = |tool: &str| fs::read_to_string(folder.file(tool)).unwrap_or_default();
-        let said = format!("{} | {}", of("pc-dump"), of("pc-restore"));
+        let said = said();
         let mut state = relay.state.lock().expect("no panic");
         let (struck, passed) = (state.struck, std::mem::take(&mut state.passed));
         Ended { dumped, restored, struck, passed, said, folder }
+    }
+}
+
+/// The link of a hand-over that goes over one.
+#[derive(Clone, Copy)]
+pub struct Link<'a> {
+    /// Options of both ends.
+    pub both: &'a [&'a str],
+    /// Where pc-send connects to, when pc-recv listens at an address: something in between, or that itself.
+    pub via: &'a dyn Fn(&str) -> String,
+}
+
+impl Link<'_> {
+    fn start(&self, folder: &Folder, restore: &[&str], input: Stdio, output: Stdio) -> (Tool, Tool) {
+        let restore_path = program("pc-restore").display().to_string();
+        let command = [&["--", &restore_path], restore].concat();
+        let recv = [&["127.0.0.1:0"], self.both, &command].concat();
+        let recv = Tool::start("pc-recv", &recv, folder, |_| {});
+        let mut addr = None;
+        wait_for("pc-recv listens", Duration::from_secs(10), || {
+            let said = fs::read_to_string(folder.file("pc-recv")).unwrap_or_default();
+            let line = said.lines().find_map(|line| line.strip_prefix("pc-recv: listening on "));
+            addr = line.filter(|_| said.ends_with('\n')).map(|addr| (self.via)(addr));
+            addr.is_some()
+        });
+        let addr = addr.expect("an address");
+        let send = [&[addr.as_str()], self.both].concat();
+        let send = Tool::start("pc-send", &send, folder, |tool| {
+            tool.stdin(input).stdout(output);
+        });
+        (recv, send)
     }
 }
 
@@ -246,6 +329,8 @@ impl Relay {
         match blow {
             Blow::Dump(signal, millis) => send(self.pids[0], signal, millis),
             Blow::Restore(signal, millis) => send(self.pids[1], signal, millis),
+            Blow::Send(signal, millis) => send(self.pids[2], signal, millis),
+            Blow::Recv(signal, millis) => send(self.pids[1], signal, millis),
             Blow::Cut => self.ends.iter().for_each(|end| _ = end.shutdown(Shutdown::Both)),
             Blow::Stall => self.state.lock().expect("no panic").stalled = true,
             Blow::Corrupt(at) => {

@@ -2,18 +2,26 @@
 //! stalled and corrupted. Afterwards exactly one copy runs, or one is stopped and pc-dump has said so (8) or was killed
 //! itself, and `--resolve` settles it. Never two, never none, never a wrong byte, and nothing is left.
 //!
-//! `PC_FAULTS=1000` makes so many points of it; 80 without it. The guest is the same all the way, and checks itself.
+//! `PC_FAULTS=1000` makes so many points of it; 100 without it, a fifth of them over pc-send and pc-recv. The guest is the same all the way, and checks itself.
 
 #![forbid(unsafe_code)]
+
+#[path = "links/relay.rs"]
+#[allow(dead_code)] // of the relay of the links' own tests, a part is needed here
+mod relay;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use pc_tests::handing::{Blow, Ended, HandOver, Part, Way, When, state};
-use pc_tests::{Guest, Writer, adopt_orphans, descriptors, mounts, run, said, status, strays, wait_for};
+use pc_tests::handing::{Blow, Ended, HandOver, Link, Part, Way, When, state};
+use pc_tests::{
+    Folder, Guest, Writer, adopt_orphans, descriptors, mounts, run, said, status, strays, wait_for,
+};
+use relay::{Fault, Relay};
 
 const DUMP: [&str; 4] = ["--rounds=2", "--downtime-limit=0", "--timeout=1500ms", "--freeze-timeout=600ms"];
 const RESTORE: [&str; 1] = ["--timeout=1500ms"];
@@ -141,9 +149,9 @@ fn status_of(pid: i32, field: &str) -> String {
 }
 
 /// Judges a move by what is there, settles a doubt, and gives the guest that goes on.
-fn settle(writer: Writer, outcome: &Outcome<'_>) -> (Fate, Writer) {
+fn settle(writer: Writer, outcome: &Outcome) -> (Fate, Writer) {
     let pid = writer.guest.pid();
-    let known = [&[writer.guest.child()], outcome.known].concat();
+    let known = [writer.guest.child()];
     // Nothing of a husk outlives its tracer by more than a moment: what is there then is a copy.
     if outcome.restored.is_none() {
         std::thread::sleep(Duration::from_millis(100));
@@ -198,70 +206,157 @@ fn settle(writer: Writer, outcome: &Outcome<'_>) -> (Fate, Writer) {
 }
 
 /// How a move ended, as far as the tools tell.
-struct Outcome<'a> {
+struct Outcome {
     point: String,
     /// Exit codes; `None` for a tool that was killed.
     dumped: Option<i32>,
     restored: Option<i32>,
-    /// Children of ours that are no copy.
-    known: &'a [i32],
 }
 
-impl fmt::Display for Outcome<'_> {
+impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "pc-dump {:?}, pc-restore {:?}: {}", self.dumped, self.restored, self.point)
     }
 }
 
 /// One point of the matrix.
-fn strike(writer: Writer, when: When, blow: Blow) -> (Fate, bool, Writer) {
+fn strike(writer: Writer, link: Option<Link<'_>>, plan: Option<(When, Blow)>) -> (Fate, bool, Writer) {
     let pid = writer.guest.pid();
     let (fds, mounted) = (descriptors(pid), mounts());
-    let ended = HandOver::start(&writer.guest.arg(), &DUMP, &RESTORE, Some((when, blow))).finish();
+    let ended = HandOver::start_over(link, &writer.guest.arg(), &DUMP, &RESTORE, plan).finish();
     let Ended { dumped, restored, struck, said, folder, .. } = &ended;
-    let outcome = Outcome {
-        point: format!("{blow:?} {when:?}: {said}"),
-        dumped: dumped.code(),
-        restored: restored.code(),
-        known: &[],
-    };
+    // Over a link, it is pc-recv that has ended, which may have lost the link to pc-send.
+    let restored = restored.code().filter(|code| link.is_none() || *code == 0);
+    let outcome = Outcome { point: format!("{plan:?}: {said}"), dumped: dumped.code(), restored };
     let (fate, writer) = settle(writer, &outcome);
+    let came = plan.is_none() || *struck || fate == Fate::Moved;
+    assert!(came, "a move that nothing befell has failed: {outcome}");
     if writer.guest.pid() == pid {
         assert_eq!(descriptors(pid), fds, "{outcome}");
         assert_eq!(mounts(), mounted, "{outcome}");
     }
     for entry in fs::read_dir(folder.file("")).expect("a folder") {
         let name = entry.expect("an entry").file_name().into_string().expect("a name");
-        let known = ["pc-dump", "pc-restore", "pid", "dump.json", "restore.json"];
+        let known = ["pc-dump", "pc-restore", "pc-send", "pc-recv", "pid", "dump.json", "restore.json"];
         assert!(known.contains(&name.as_str()), "{name} is left: {outcome}");
     }
     (fate, *struck, writer)
 }
 
+/// How often what has become of moves that were hit in some way.
+#[derive(Default)]
+struct Tally(BTreeMap<String, BTreeMap<Fate, u32>>);
+
+impl Tally {
+    fn count(&mut self, kind: impl Into<String>, fate: Fate) {
+        *self.0.entry(kind.into()).or_default().entry(fate).or_default() += 1;
+    }
+
+    fn print(&self) {
+        for (kind, counts) in &self.0 {
+            let counts: Vec<_> = counts.iter().map(|(fate, n)| format!("{n} {fate}")).collect();
+            println!("  {kind}: {}", counts.join(", "));
+        }
+    }
+}
+
+fn kind(blow: Blow) -> String {
+    match blow {
+        Blow::Dump(signal, _) => format!("pc-dump {signal}"),
+        Blow::Restore(signal, _) => format!("pc-restore {signal}"),
+        Blow::Send(signal, _) => format!("pc-send {signal}"),
+        Blow::Recv(signal, _) => format!("pc-recv {signal}"),
+        Blow::Corrupt(_) => "corrupted".to_owned(),
+        Blow::KillDumpAfter(_) => "pc-dump SIGKILL about Commit".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// So many points are wanted in all.
+fn wanted() -> usize {
+    std::env::var("PC_FAULTS").map_or(100, |n| n.parse().expect("PC_FAULTS is a number"))
+}
+
+/// Orphans of any test here become children of this process.
+static ONE: Mutex<()> = Mutex::new(());
+
+fn lock() -> impl Drop {
+    adopt_orphans();
+    ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
 #[test]
 fn whatever_befalls_a_hand_over_one_copy_runs_or_is_stopped_and_said_to_be() {
-    adopt_orphans();
-    let wanted = std::env::var("PC_FAULTS").ok().and_then(|n| n.parse().ok()).unwrap_or(80);
+    let _one = lock();
+    let wanted = wanted() * 4 / 5;
     let mut writer = Writer::start();
-    let (mut fates, mut missed) = (BTreeMap::new(), 0);
+    let (mut tally, mut missed) = (Tally::default(), 0);
     for (when, blow) in points(wanted) {
-        let (fate, struck, survivor) = strike(writer, when, blow);
+        let (fate, struck, survivor) = strike(writer, None, Some((when, blow)));
         writer = survivor;
-        let kind = match blow {
-            Blow::Dump(signal, _) => format!("pc-dump {signal}"),
-            Blow::Restore(signal, _) => format!("pc-restore {signal}"),
-            Blow::Corrupt(_) => "corrupted".to_owned(),
-            Blow::KillDumpAfter(_) => "pc-dump SIGKILL about Commit".to_owned(),
-            other => format!("{other:?}"),
-        };
-        *fates.entry(kind).or_insert_with(BTreeMap::new).entry(fate).or_insert(0) += 1;
+        tally.count(kind(blow), fate);
         missed += usize::from(!struck);
     }
     println!("{wanted} points of {}, {missed} blows came too late for their moment", matrix(0).len());
-    for (kind, counts) in fates {
-        let counts: Vec<_> = counts.iter().map(|(fate, n): (&Fate, &i32)| format!("{n} {fate}")).collect();
-        println!("  {kind}: {}", counts.join(", "));
-    }
+    tally.print();
     assert!(missed * 10 <= wanted, "{missed} moments never came");
+    writer.end();
+}
+
+/// Moments spread over those of the matrix, for the tools in between.
+fn moments(n: usize) -> Vec<When> {
+    let all: Vec<When> = MOMENTS
+        .iter()
+        .flat_map(|(way, frame, number, parts)| {
+            parts.iter().map(|part| When { way: *way, frame, number: *number, part: *part })
+        })
+        .collect();
+    (0..n).map(|i| all[i * 7 % all.len()]).collect()
+}
+
+#[test]
+fn whatever_befalls_the_link_between_one_copy_runs_or_is_stopped_and_said_to_be() {
+    let _one = lock();
+    let folder = Folder::new();
+    let key = folder.file("key").display().to_string();
+    assert!(run("pc-recv", &["--new-key", &key]).status.success());
+    let wanted = wanted() / 5;
+    let mut writer = Writer::start();
+    let mut tally = Tally::default();
+    let direct = |addr: &str| addr.to_owned();
+    let signals = [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGSTOP, Signal::SIGINT];
+    for (i, when) in moments(wanted * 3 / 5).into_iter().enumerate() {
+        let signal = signals[i / 2 % 4];
+        let blow = if i % 2 == 0 { Blow::Send(signal, STOP) } else { Blow::Recv(signal, STOP) };
+        let both: &[&str] = if i % 3 == 0 { &["--timeout=2"] } else { &["--timeout=2", "--key-file", &key] };
+        let (fate, _, survivor) = strike(writer, Some(Link { both, via: &direct }), Some((when, blow)));
+        writer = survivor;
+        tally.count(kind(blow), fate);
+    }
+    // About so many bytes go over it; the later ones are those of the stop.
+    let whole = 18_000_000;
+    for i in 0..wanted - wanted * 3 / 5 {
+        let after = whole / 8 * (i % 9) + i * 1009;
+        let (what, fault, more) = match i % 4 {
+            0 => ("link reset", Fault::CutEach { after, times: 1 }, &[][..]),
+            1 => ("link stalled", Fault::Stall { connection: 0, after }, &[][..]),
+            2 => ("link corrupted", Fault::Flip { at: after }, &[][..]),
+            _ => ("link reset, --reconnect", Fault::CutEach { after, times: 1 }, &["--reconnect=10"][..]),
+        };
+        let both = [&["--timeout=2", "--key-file", &key], more].concat();
+        let between = std::cell::RefCell::new(None);
+        let via = |addr: &str| {
+            let relay = Relay::start(addr, fault);
+            let addr = relay.addr.clone();
+            between.replace(Some(relay));
+            addr
+        };
+        let (fate, _, survivor) = strike(writer, Some(Link { both: &both, via: &via }), None);
+        writer = survivor;
+        tally.count(what, fate);
+        assert!(more.is_empty() || fate == Fate::Moved, "a reset that --reconnect bridges: {fate}");
+    }
+    println!("{wanted} points over pc-send and pc-recv");
+    tally.print();
     writer.end();
 }
