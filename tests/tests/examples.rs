@@ -182,6 +182,41 @@ fn migrations_through_netcat_socat_and_filters_move_and_end_the_original() {
     }
 }
 
+/// An `ssh` that stays here.
+fn fake_ssh(scene: &Scene) -> String {
+    let path = scene.path("ssh");
+    fs::write(&path, "#!/bin/sh\nshift\nexec sh -c \"$*\"\n").expect("a script");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("a mode");
+    path
+}
+
+#[test]
+fn migrate_handover_moves_over_ssh_and_ends_the_original() {
+    let mut scene = Scene::new();
+    let restore = format!("--new-pid-ns --pidfile {}", scene.path("pid"));
+    let ssh = fake_ssh(&scene);
+    let variables = [("SSH", ssh.as_str()), ("RESTORE", &restore)];
+    let output = run("examples/migrate-handover", &[&scene.pid().to_string(), "elsewhere"], &variables);
+    ok(&output);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("now runs on elsewhere"));
+    scene.original_is_gone();
+    scene.copy_runs_by_pidfile("pid");
+}
+
+#[test]
+fn migrate_handover_leaves_the_original_running_whatever_fails() {
+    let scene = Scene::new();
+    let (pid, ssh) = (scene.pid().to_string(), fake_ssh(&scene));
+    // No host at all; an option that pc-restore does not have; a number that is taken.
+    for (ssh, restore, code) in [("false", "", 5), (&ssh, "--no-such-option", 5), (&ssh, "", 6)] {
+        let variables = [("SSH", ssh), ("RESTORE", restore)];
+        let output = run("examples/migrate-handover", &[&pid, "elsewhere"], &variables);
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(comm(scene.pid()).as_deref(), Some("sleep"));
+        assert_eq!(state(scene.pid()), Some('S'));
+    }
+}
+
 #[test]
 fn migrate_send_moves_over_an_authenticated_link() {
     let mut scene = Scene::new();
