@@ -52,6 +52,7 @@ pub(crate) fn vdso(pid: i32, areas: &[Area]) -> Result<Vdso> {
     let mut image = vec![0; area.len() as usize];
     let mem = ProcMem::open(pid).of(pid, "opening its memory")?;
     mem.read(area.start, &mut image).of(pid, "reading its vDSO")?;
+    pc_trace::without_our_code(&mut image);
     let len = |name| find(name).map_or(0, Area::len);
     Ok(Vdso { image, vvar_len: len(b"[vvar]"), vvar_vclock_len: len(b"[vvar_vclock]") })
 }

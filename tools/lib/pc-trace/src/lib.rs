@@ -23,7 +23,7 @@ pub use call::Call;
 pub use error::TraceError;
 pub use husk::{Husk, Scratch};
 pub use pc_sys::ptrace::Regs;
-pub use remote::Remote;
+pub use remote::{Remote, without_our_code};
 pub use tracees::{SeccompFilter, SeizeOptions, Tracees};
 
 /// A thread id as the tracer's pid namespace sees it.

@@ -33,8 +33,8 @@ pub struct Remote<'a> {
     code: u64,
     /// Where the leader's frame and single entry lie on the main stack, and what was there before.
     boot: Boot,
-    /// The code's place was all zero before.
-    code_was_free: bool,
+    /// The code lies in its place, and is to be taken away.
+    code_is_there: bool,
     scratch: Option<(u64, u64)>,
     slots: Slots,
     entries: Entries,
@@ -67,7 +67,11 @@ impl<'a> Remote<'a> {
         let memory = ProcMem::open(pid).kernel("opening the memory", pid)?;
         let places = Places::read(pid)?;
         let code = places.vdso.1 - CODE_LEN as u64;
-        let code_was_free = place_is_free(&memory, code, pid)?;
+        let in_use = tracees.threads.iter().any(|held| (code..places.vdso.1).contains(&held.regs.rip));
+        if !place_is_free(&memory, code, pid)? && in_use {
+            let what = "it is still at what a killed tool had it do: try again".to_owned();
+            return Err(TraceError::Unsupported { pid, what });
+        }
         let status = tracees.status.clone();
         tracees.threads.iter_mut().try_for_each(|held| choose_end_signal(held, &status))?;
         let xstate = tracees.xstate(pid)?;
@@ -81,7 +85,7 @@ impl<'a> Remote<'a> {
             memory,
             code,
             boot,
-            code_was_free,
+            code_is_there: false,
             scratch: None,
             slots: Slots { start: 0, len: slot_len, taken: Vec::new() },
             entries: Entries { addr: 0, capacity: 0 },
@@ -101,6 +105,7 @@ impl<'a> Remote<'a> {
         let pid = self.tracees.pid();
         let frame = self.tracees.held(pid)?.frame(self.boot.frame, xstate);
         self.memory.write(self.boot.frame, &frame).kernel("writing to the stack", pid)?;
+        self.code_is_there = true;
         self.memory.write(self.code, &CODE).kernel("writing behind the vDSO's code", pid)?;
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
         let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
@@ -308,7 +313,7 @@ impl<'a> Remote<'a> {
         }
         note(self.tracees.held_mut(pid).and_then(Held::put_back));
         note(self.memory.write(self.boot.start, &self.boot.saved).kernel("writing to the stack", pid));
-        if std::mem::take(&mut self.code_was_free) {
+        if std::mem::take(&mut self.code_is_there) {
             note(self.memory.write(self.code, &[0; CODE_LEN]).kernel("writing behind the vDSO's code", pid));
         }
         first
@@ -350,6 +355,13 @@ impl Boot {
             return Err(TraceError::Unsupported { pid: leader.tid, what });
         }
         Ok(Self { start, saved, frame, entry })
+    }
+}
+
+/// Takes from a copy of a vDSO what a tool that was killed has left in the original.
+pub fn without_our_code(vdso: &mut [u8]) {
+    if let Some(code) = vdso.last_chunk_mut::<CODE_LEN>().filter(|there| **there == CODE) {
+        code.fill(0);
     }
 }
 

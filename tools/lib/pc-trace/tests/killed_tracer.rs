@@ -148,4 +148,26 @@ fn a_descriptor_made_for_us_is_closed_though_the_tracer_is_killed() {
     }
     assert!(state().contains(") S "), "it sleeps again: {}", state());
     assert_eq!(descriptors(pid), before);
+    // What was left in its vDSO is no part of that, and is taken away by the next tool.
+    let mut left = vdso(pid);
+    assert_ne!(left, vdso(std::process::id() as i32), "the killed tool has left its code");
+    pc_trace::without_our_code(&mut left);
+    assert_eq!(left, vdso(std::process::id() as i32));
+    let mut tracees = Tracees::seize(pid, &SeizeOptions::default()).expect("it is stopped");
+    tracees.remote(4096).expect("it can be asked").finish().expect("all is put back");
+    tracees.detach().expect("it goes on");
+    assert_eq!(vdso(pid), left);
+}
+
+/// The vDSO as a process has it.
+fn vdso(pid: i32) -> Vec<u8> {
+    use std::os::unix::fs::FileExt as _;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("its mappings");
+    let line = maps.lines().find(|line| line.ends_with("[vdso]")).expect("a vDSO");
+    let (start, end) = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
+    let number = |text| u64::from_str_radix(text, 16).expect("an address");
+    let mut bytes = vec![0; (number(end) - number(start)) as usize];
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).expect("its memory");
+    memory.read_exact_at(&mut bytes, number(start)).expect("its vDSO");
+    bytes
 }
