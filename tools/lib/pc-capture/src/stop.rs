@@ -8,7 +8,7 @@ use std::time::Instant;
 use pc_image::{
     Counts, FdTable, MmState, OpenFile, Record, RoundBegin, SigTable, Sink, TaskState, Thread, Vma,
 };
-use pc_trace::{Remote, Tracees};
+use pc_trace::{Remote, Tid, Tracees};
 use pc_track::Hashes;
 
 use crate::check::Target;
@@ -24,6 +24,7 @@ use crate::rounds::{Changes, Pass, Scan};
 use crate::session::{Session, descriptors};
 use crate::settings::Settings;
 use crate::task::{self, SIGS, SPACE, TASK};
+use crate::thread::Outside;
 use crate::{machine, signal, thread};
 
 /// All that is not memory.
@@ -34,6 +35,19 @@ struct State {
     table: FdTable,
     task: TaskState,
     threads: Vec<Thread>,
+}
+
+/// What /proc and others tell of a process that stands, which any thread of ours can read.
+struct Readable {
+    descriptors: Vec<Descriptor>,
+    /// In the order of the tids.
+    threads: Vec<Outside>,
+}
+
+impl Readable {
+    fn read(pid: i32, tids: &[Tid]) -> Result<Self> {
+        Ok(Self { descriptors: openfile::descriptors(pid, true)?, threads: Outside::look(pid, tids)? })
+    }
 }
 
 impl Session<'_> {
@@ -49,12 +63,13 @@ impl Session<'_> {
         self.figures.stop.freeze = self.figures.freezing_time;
         let round = RoundBegin { number, last: true, clocks: machine::clocks(pid)? };
         // Mappings and pages are looked at before any remote call, which has a mapping of its own.
-        let (looked, listed) = std::thread::scope(|scope| {
-            let listing = scope.spawn(move || openfile::descriptors(pid, true));
-            (self.look(), listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        let tids = tracees.tids();
+        let (looked, readable) = std::thread::scope(|scope| {
+            let reading = scope.spawn(move || Readable::read(pid, &tids));
+            (self.look(), reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
-        let ((vmas, Changes { mappings, zaps, scan }), listed) = (looked?, listed?);
-        self.look_at_objects(&listed)?;
+        let ((vmas, Changes { mappings, zaps, scan }), readable) = (looked?, readable?);
+        self.look_at_objects(&readable.descriptors)?;
         self.figures.stop.scan = micros(began) - self.figures.stop.freeze;
         let (early, late) = apart(&scan.found.spans, workplace(&vmas, self.target.stat.start_stack));
         self.counts = Counts::default();
@@ -62,7 +77,7 @@ impl Session<'_> {
         self.births()?;
         self.mappings(mappings, vmas)?;
         self.zaps(zaps)?;
-        let state = self.ask_and_copy(&mut tracees, &early, &waits, &scan, listed)?;
+        let state = self.ask_and_copy(&mut tracees, &early, &waits, &scan, readable)?;
         self.copy(&late, false)?;
         self.copy_unseen(&state, &scan)?;
         self.copy_objects(false)?;
@@ -107,7 +122,7 @@ impl Session<'_> {
         spans: &[Span],
         waits: &Waits,
         scan: &Scan,
-        listed: Vec<Descriptor>,
+        readable: Readable,
     ) -> Result<State> {
         let guards = scan.found.guards.clone();
         let Self { target, settings, sink, tracking, figures, cancel, .. } = self;
@@ -129,7 +144,7 @@ impl Session<'_> {
                 };
                 (copied, micros(began))
             });
-            let state = ask(target, settings, tracees, waits, guards, listed, stop);
+            let state = ask(target, settings, tracees, waits, guards, readable, stop);
             let (copied, time) = copying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (state, copied, time)
         });
@@ -163,20 +178,21 @@ fn ask(
     tracees: &mut Tracees,
     waits: &Waits,
     guards: Vec<(u64, u64)>,
-    listed: Vec<Descriptor>,
+    readable: Readable,
     stop: &mut StopFigures,
 ) -> Result<State> {
     let began = Instant::now();
     let timers = task::timers(target.pid)?;
     let told = inside::ask(tracees, &timers)?;
+    let both = told.threads.iter().zip(readable.threads);
     let threads: Result<Vec<Thread>> =
-        told.threads.iter().map(|told| thread::thread(tracees, TASK, told, waits)).collect();
+        both.map(|(told, outside)| thread::thread(tracees, TASK, told, outside, waits)).collect();
     let threads = threads?;
     let task = task::state(tracees, &told, &timers, &mut target.files)?;
     let mm = task::mm(target.pid, &target.stat, &told, guards, &mut target.files)?;
     stop.registers = micros(began);
     let began = Instant::now();
-    let captured = descriptors(target, settings, true, listed)?;
+    let captured = descriptors(target, settings, true, readable.descriptors)?;
     stop.descriptors = micros(began);
     let sigs = signal::table(SIGS, &told.actions);
     Ok(State { mm, sigs, files: captured.files, table: captured.table, task, threads })

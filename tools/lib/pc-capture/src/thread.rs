@@ -13,31 +13,61 @@ use crate::procfs::Status;
 use crate::restart::Waits;
 use crate::signal;
 
-/// A thread, with what it has told itself.
-pub(crate) fn thread(tracees: &Tracees, task: TaskId, told: &ThreadTold, waits: &Waits) -> Result<Thread> {
+/// What anybody who may trace a thread can read of it.
+#[derive(Debug)]
+pub(crate) struct Outside {
+    status: Status,
+    comm: Vec<u8>,
+    robust_list: (u64, u64),
+    sched: Sched,
+}
+
+impl Outside {
+    /// Reads it of each thread, in their order.
+    pub fn look(pid: i32, tids: &[Tid]) -> Result<Vec<Self>> {
+        let look = |tid: Tid| -> Result<Self> {
+            Ok(Self {
+                status: Status::read(tid).of(tid, "reading its status")?,
+                comm: comm(pid, tid)?,
+                robust_list: robust_list(tid)?,
+                sched: scheduling(tid)?,
+            })
+        };
+        tids.iter().map(|tid| look(*tid)).collect()
+    }
+}
+
+/// A thread, with what it has told itself and what was to be read from outside.
+pub(crate) fn thread(
+    tracees: &Tracees,
+    task: TaskId,
+    told: &ThreadTold,
+    outside: Outside,
+    waits: &Waits,
+) -> Result<Thread> {
     let tid = told.tid;
+    let Outside { status, comm, robust_list, sched } = outside;
     let mut regs = tracees.regs(tid)?;
     let (restart, call) = waits.restart(tid, &regs);
     regs.orig_rax = call;
     let mut extended = tracees.xstate(tid)?;
     extended.truncate(xstate::used_len(&extended));
-    let status = Status::read(tid).of(tid, "reading its status")?;
     let rseq = tracees.rseq(tid)?;
     Ok(Thread {
         task,
         tid: tracees.ns_tid(tid)? as u32,
-        comm: comm(tracees.pid(), tid)?,
+        comm,
         regs: words(&regs),
         xstate: extended,
         restart,
         sigmask: tracees.sigmask(tid)?,
         pending: signal::pending(tracees.pending(tid, false)?),
         altstack: AltStack { sp: told.altstack.0, flags: told.altstack.1, size: told.altstack.2 },
-        robust_list: robust_list(tid)?,
+        robust_list,
         rseq: rseq.map(|r| Rseq { addr: r.rseq_abi_pointer, len: r.rseq_abi_size, sig: r.signature }),
         clear_child_tid: told.clear_child_tid,
         pdeath_signal: told.pdeath_signal,
-        sched: scheduling(tid, told)?,
+        sched: Sched { timer_slack: told.timer_slack, ..sched },
         creds: creds(&status, told.securebits),
         seccomp: seccomp(tracees, tid, status.seccomp)?,
     })
@@ -64,7 +94,8 @@ fn robust_list(tid: Tid) -> Result<(u64, u64)> {
     Ok(if head == 0 { (0, 0) } else { (head, len) })
 }
 
-fn scheduling(tid: Tid, told: &ThreadTold) -> Result<Sched> {
+/// But for the timer slack, which only the thread itself can tell.
+fn scheduling(tid: Tid) -> Result<Sched> {
     const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
     const SCHED_RESET_ON_FORK: u32 = 0x4000_0000;
     let attr = sched::sched_getattr(tid).of(tid, "reading its scheduling")?;
@@ -76,7 +107,7 @@ fn scheduling(tid: Tid, told: &ThreadTold) -> Result<Sched> {
         deadline: [attr.runtime, attr.deadline, attr.period],
         affinity: affinity(tid)?,
         ioprio: sched::ioprio_get(tid).of(tid, "reading its I/O priority")?,
-        timer_slack: told.timer_slack,
+        timer_slack: 0,
     })
 }
 
