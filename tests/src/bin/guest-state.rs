@@ -455,10 +455,13 @@ fn deep(levels: u64) -> u64 {
 }
 
 fn main() -> ExitCode {
-    // The heap gets room for all readings at once: where it ends is one of the things that are compared.
+    // The heap gets room for all readings at once and keeps it: where it ends is one of the things that are compared.
     // SAFETY: nothing else runs yet.
-    unsafe { libc::mallopt(libc::M_TOP_PAD, 8 << 20) };
-    drop(std::hint::black_box(vec![0u8; 64 << 10]));
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+        libc::mallopt(libc::M_TOP_PAD, 8 << 20);
+    }
+    drop(std::hint::black_box([vec![0u8; 100 << 10], vec![0u8; 100 << 10]]));
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [report, folder, rest @ ..] = &args[..] else { panic!("usage: guest-state REPORT FOLDER [--huge]") };
     // SAFETY: nothing is open yet.
