@@ -8,6 +8,7 @@ pub mod guest;
 pub mod handing;
 mod moving;
 pub mod streams;
+mod sweeper;
 mod tools;
 
 pub use moving::{Way, adopt_orphans, dump_halted, dump_to_file, moved, restored};
@@ -50,7 +51,10 @@ impl Folder {
     pub fn new() -> Folder {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("pc-tests-{}-{n}", std::process::id()));
+        let mark = std::env::temp_dir().join(format!("pc-tests-{}-", std::process::id()));
+        let mark = mark.to_str().expect("a name");
+        sweeper::start(mark);
+        let path = PathBuf::from(format!("{mark}{n}"));
         fs::create_dir(&path).expect("a new folder");
         Folder(path)
     }

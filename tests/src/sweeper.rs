@@ -1,0 +1,34 @@
+//! What a test program leaves behind, however it ends, is swept away: processes that were given a path in one of its
+//! folders (every guest is, and so is its copy), and the folders.
+
+use std::process::{Command, Stdio};
+use std::sync::Once;
+
+/// Waits until the test program is gone: then the other end of its standard input is closed.
+const SCRIPT: &str = r#"
+import glob, os, shutil, signal, sys
+os.setsid()
+sys.stdin.buffer.read()
+mark = sys.argv[1]
+for _ in range(3):
+    for process in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            line = open(f'/proc/{process}/cmdline', 'rb').read()
+            if int(process) != os.getpid() and mark.encode() in line:
+                os.kill(int(process), signal.SIGKILL)
+        except OSError:
+            pass
+for folder in glob.glob(mark + '*'):
+    shutil.rmtree(folder, ignore_errors=True)
+"#;
+
+/// Has what carries `mark` (how the paths of this program's folders begin) swept away when this program has ended.
+pub fn start(mark: &str) {
+    static START: Once = Once::new();
+    START.call_once(|| {
+        let mut sweeper = Command::new("python3");
+        let sweeper = sweeper.args(["-c", SCRIPT, mark]).stdin(Stdio::piped()).stdout(Stdio::null());
+        // It outlives us, and its standard input ends with us.
+        std::mem::forget(sweeper.stderr(Stdio::null()).spawn().expect("python3 starts"));
+    });
+}
