@@ -13,6 +13,7 @@ mod relay;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -200,9 +201,33 @@ fn settle(writer: Writer, outcome: &Outcome) -> (Fate, Writer) {
     };
     writer.goes_on();
     assert_eq!(status(writer.guest.pid(), "TracerPid"), "0", "{outcome}");
+    assert_eq!(differences(&vdso(writer.guest.pid())), [0; 0], "the vDSO was written to: {fate}, {outcome}");
     let child = writer.guest.child();
     wait_for("nothing is left", Duration::from_secs(5), || strays(&[child]).is_empty());
     (fate, writer)
+}
+
+/// Bytes at the end of the vDSO in which remote calls have their code.
+const UNUSED: usize = 128;
+
+/// The code that the kernel gives to every process.
+fn vdso(pid: i32) -> Vec<u8> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("maps");
+    let line = maps.lines().find(|line| line.ends_with("[vdso]")).expect("a vDSO");
+    let (start, rest) = line.split_once('-').expect("a range");
+    let number = |text: &str| u64::from_str_radix(text, 16).expect("a number");
+    let (start, end) = (number(start), number(rest.split(' ').next().expect("an end")));
+    let mut bytes = vec![0; (end - start) as usize];
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).expect("memory");
+    memory.read_exact_at(&mut bytes, start).expect("the vDSO");
+    bytes
+}
+
+/// Where it is not ours. A killed pc-dump may leave code of its own in the unused bytes at its end.
+fn differences(theirs: &[u8]) -> Vec<usize> {
+    let ours = vdso(std::process::id() as i32);
+    assert_eq!(ours.len(), theirs.len());
+    (0..ours.len() - UNUSED).filter(|at| ours[*at] != theirs[*at]).collect()
 }
 
 /// How a move ended, as far as the tools tell.

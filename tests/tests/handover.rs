@@ -293,7 +293,7 @@ fn a_destination_that_is_not_ready_in_time_lets_the_original_go_on() {
 fn a_silent_side_is_taken_for_gone_after_the_timeout() {
     let _one = lock();
     let held = (at(Way::Forth, "Pages", Part::None), Blow::Stall);
-    let ended = fails(&["--timeout=700ms"], &["--timeout=700ms"], Some(held));
+    let ended = fails(&["--timeout=1s"], &["--timeout=1s"], Some(held));
     assert_eq!(ended.codes(), (Some(5), Some(5)), "{}", ended.said);
     assert_eq!(ended.said.matches("nothing").count(), 2, "{}", ended.said);
 }

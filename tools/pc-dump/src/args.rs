@@ -60,7 +60,7 @@ pub struct Args {
     pub handover: bool,
 
     /// With --handover: take the destination for gone after so much silence
-    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = pc_cli::parse_duration, requires = "handover")]
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = pc_cli::parse_timeout, requires = "handover")]
     pub timeout: Duration,
 
     /// With --handover: let the original run on if it has been stopped for so long and the destination is not ready

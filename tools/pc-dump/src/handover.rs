@@ -150,12 +150,15 @@ impl Source<'_> {
     /// Tells the machine of a failure here.
     fn failed(&mut self, error: CaptureError) {
         let text = error_text(&error);
+        if self.held.frozen.is_none() {
+            self.guardian.letting_go().unwrap_or_default(); // it runs, with or without a guardian
+        }
         match &error {
             CaptureError::Cancelled(_) => self.peer.feed(SourceEvent::Interrupted),
             CaptureError::Write(_) => {
                 self.writer = None;
                 // Before Commit, nothing keeps the original from running meanwhile.
-                self.held.frozen = None;
+                self.resume();
                 self.peer.settle(REASON);
                 self.peer.feed(SourceEvent::WriteFailed(text));
             }
@@ -253,7 +256,8 @@ impl Source<'_> {
             SourceOutcome::Kept(why) => Err(self.kept(why)),
             SourceOutcome::InDoubt(why) => {
                 if let Some(frozen) = self.held.frozen.take() {
-                    coded(frozen.let_go())?;
+                    // Should it have died meanwhile, the doubt remains.
+                    let _ = frozen.let_go();
                 }
                 Err(anyhow!(why)).context(in_doubt(pid)).exit(Exit::InDoubt)
             }
@@ -314,9 +318,13 @@ impl pc_capture::Caller for Watcher<'_> {
     }
 
     fn stopping(&mut self) -> std::io::Result<()> {
-        if !self.peer.ask_to_stop(self.freeze_timeout) {
-            return Err(std::io::Error::other("the destination has not accepted"));
+        match self.peer.ask_to_stop(self.freeze_timeout) {
+            true => Ok(()),
+            false => Err(std::io::Error::other("the destination has not accepted")),
         }
-        self.guardian.freezing()
+    }
+
+    fn holds(&mut self, held: bool) -> std::io::Result<()> {
+        if held { self.guardian.holding() } else { self.guardian.letting_go() }
     }
 }

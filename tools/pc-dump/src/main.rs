@@ -154,6 +154,10 @@ impl pc_capture::Caller for Watcher<'_> {
     fn stopping(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+
+    fn holds(&mut self, _: bool) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn part(fate: Fate, frozen: Frozen, output: Output) -> anyhow::Result<Figures> {

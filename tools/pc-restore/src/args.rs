@@ -53,7 +53,7 @@ pub struct Args {
     pub handover: bool,
 
     /// With --handover: take the source for gone after so much silence
-    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = pc_cli::parse_duration, requires = "handover")]
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = pc_cli::parse_timeout, requires = "handover")]
     pub timeout: Duration,
 
     #[command(flatten)]

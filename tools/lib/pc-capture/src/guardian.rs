@@ -7,7 +7,8 @@
 //!
 //! | said | then | pc-dump is late | pc-dump is gone |
 //! | --- | --- | --- | --- |
-//! | `F` | the target is frozen | killed | the target runs by itself |
+//! | `F` | the target is held | killed | the target runs by itself |
+//! | `R` | it runs | | |
 //! | `S`, `s` | SIGSTOP is set (`s`: the target was stopped before it was frozen) | killed | SIGCONT (`s`: nothing) |
 //! | `C` | Commit may go out | | the target stays stopped |
 //! | `D` | all is decided | | |
@@ -56,9 +57,14 @@ impl Guardian {
         if heard == 1 { Ok(guardian) } else { Err(io::Error::other("the guardian did not start")) }
     }
 
-    /// The target is about to be frozen.
-    pub fn freezing(&mut self) -> io::Result<()> {
+    /// The target is about to be held, for a moment or for the stop.
+    pub fn holding(&mut self) -> io::Result<()> {
         self.say(b'F')
+    }
+
+    /// It runs.
+    pub fn letting_go(&mut self) -> io::Result<()> {
+        self.say(b'R')
     }
 
     /// It is about to get a stop that outlives us.

@@ -95,9 +95,16 @@ impl<'a> Session<'a> {
     /// Stops all threads, which [`Waits::look`] has just seen.
     pub fn freeze(&mut self) -> Result<Tracees> {
         self.check_cancel()?;
+        self.caller.holds(true).of(self.target.pid, "before it is held")?;
         let tracees = Tracees::seize(self.target.pid, &SeizeOptions::default())?;
         self.waits.note(&tracees)?;
         Ok(tracees)
+    }
+
+    /// Lets all threads go on.
+    pub fn thaw(&mut self, tracees: Tracees) -> Result<()> {
+        tracees.detach()?;
+        self.caller.holds(false).of(self.target.pid, "after it was held")
     }
 
     /// Stops all threads at a moment at which the process has no child: one that ends soon is waited for.
@@ -107,7 +114,7 @@ impl<'a> Session<'a> {
         loop {
             let tracees = self.freeze()?;
             let Some(child) = child_of(pid)? else { return Ok(tracees) };
-            tracees.detach()?;
+            self.thaw(tracees)?;
             if began.elapsed() > PATIENCE {
                 return Err(CaptureError::Unsupported(vec![has_child(pid, child)]));
             }

@@ -60,4 +60,7 @@ pub trait Caller {
     fn applied(&mut self, round: u32) -> Option<bool>;
     /// The process is about to be stopped for good. An error, which is passed on, keeps it running.
     fn stopping(&mut self) -> std::io::Result<()>;
+    /// The process is about to be held, for a moment or for the stop (an error keeps it running); or it goes on after
+    /// being held for a moment.
+    fn holds(&mut self, held: bool) -> std::io::Result<()>;
 }

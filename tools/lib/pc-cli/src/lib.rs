@@ -29,4 +29,4 @@ pub use output::{Pending, create_private, output, write_private};
 pub use progress::{Progress, ProgressMode, Round};
 pub use report::{chain, main, notice};
 pub use stats::write_stats;
-pub use units::{parse_duration, parse_size, show_duration, show_rate, show_size};
+pub use units::{parse_duration, parse_size, parse_timeout, show_duration, show_rate, show_size};

@@ -18,6 +18,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * seconds).map_err(|_| "the duration is out of range".into())
 }
 
+/// Reads how long a silent peer is waited for: no less than a second, as one that is alive may say so but twice in it.
+pub fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let least = Duration::from_secs(1);
+    let timeout = parse_duration(text)?;
+    if timeout < least { Err("one second or more is wanted".into()) } else { Ok(timeout) }
+}
+
 /// Reads a size in bytes: `4096`, `64K`, `16M`, `2G` (powers of 1024, also written `KiB` …) or
 /// `10kB`, `10MB` (powers of 1000). Fit for clap's `value_parser`.
 pub fn parse_size(text: &str) -> Result<u64, String> {
@@ -92,6 +99,7 @@ mod tests {
         assert_eq!(parse_duration("2 m"), Ok(Duration::from_secs(120)));
         assert_eq!(parse_duration("250us"), Ok(Duration::from_micros(250)));
         assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
+        assert!(parse_timeout("999ms").is_err() && parse_timeout("1s").is_ok());
         for bad in ["", "5", "ms", "-1s", "1e3s", "1..5s", "5 parsecs", "99999999999999999999h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }

@@ -51,12 +51,12 @@ impl Session<'_> {
         let mut tracees = self.freeze()?;
         let tracking = Tracking::begin(&mut tracees, self.settings.track, self.caller)
             .and_then(|mut tracking| tracking.track_all(self.caller).map(|()| tracking));
-        let gone = tracees.detach();
+        let gone = self.thaw(tracees);
         self.figures.first_pause = micros(began);
         let tracking = tracking?;
         self.figures.tracked_by = tracking.name();
         self.tracking.0 = Some(tracking);
-        Ok(gone?)
+        gone
     }
 
     /// Round after round. Gives the number of the round that is to be the last.
@@ -126,7 +126,7 @@ impl Session<'_> {
             tracking.direct_io(number, &mut changes.scan, self.caller);
         }
         if let Some(tracees) = pause {
-            tracees.detach()?;
+            self.thaw(tracees)?;
         }
         self.look_at_objects(&descriptors(pid, false)?)?;
         self.put(Record::RoundBegin(RoundBegin { number, last: false, clocks }))?;
@@ -157,7 +157,7 @@ impl Session<'_> {
         if let Some(tracking) = &mut self.tracking.0 {
             tracking.track_all(self.caller)?;
         }
-        tracees.detach()?;
+        self.thaw(tracees)?;
         self.look_at_mappings(false)
     }
 
