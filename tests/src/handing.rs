@@ -356,7 +356,8 @@ impl Relay {
     }
 }
 
-/// Sends a signal to a process. What is killed is dead on return, what is stopped stands, and goes on later.
+/// Sends a signal to a process. What is killed is dead on return, what is stopped stands, and goes on later; to any
+/// other signal there was time to react.
 pub fn send(pid: i32, signal: Signal, millis: u64) {
     let pid = Pid::from_raw(pid);
     if kill(pid, signal).is_err() {
@@ -372,7 +373,13 @@ pub fn send(pid: i32, signal: Signal, millis: u64) {
                 let _ = kill(pid, Signal::SIGCONT);
             });
         }
-        _ => {}
+        // One that cancels by it ends.
+        _ => {
+            let until = Instant::now() + Duration::from_millis(500);
+            while Instant::now() < until && !is("ZX") {
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
     }
 }
 

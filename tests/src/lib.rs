@@ -12,7 +12,7 @@ mod sweeper;
 mod tools;
 
 pub use moving::{Way, adopt_orphans, dump_halted, dump_to_file, moved, restored};
-pub use tools::{Tool, descriptors, is_stopped, mounts, sleeper, strays};
+pub use tools::{Alone, Tool, descriptors, is_stopped, mounts, sleeper, strays};
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -2,13 +2,14 @@
 
 use std::fs::{self, File};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use crate::{Folder, Guest, program, status, traces, wait_for};
+use crate::{Folder, Guest, adopt_orphans, program, status, traces, wait_for};
 
 /// A tool that does not outlive a test that failed.
 pub struct Tool(pub Child);
@@ -67,6 +68,40 @@ pub fn strays(known: &[i32]) -> Vec<i32> {
         !waitpid(Pid::from_raw(*pid), flags).is_ok_and(|status| status.pid().is_some())
     };
     ours.into_iter().filter(reap).collect()
+}
+
+/// Kept while a test has the children of this process for itself; what is left of them then is killed.
+pub struct Alone(#[allow(dead_code)] MutexGuard<'static, ()>); // held, not read
+
+impl Alone {
+    /// Waits for it. Orphans of any test become children of this process.
+    pub fn new() -> Alone {
+        static ONE: Mutex<()> = Mutex::new(());
+        adopt_orphans();
+        Alone(ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+}
+
+impl Default for Alone {
+    fn default() -> Self {
+        Alone::new()
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let until = Instant::now() + Duration::from_secs(5);
+        loop {
+            let left = strays(&[]);
+            if left.is_empty() || Instant::now() > until {
+                return;
+            }
+            for pid in left {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 /// The kinds of mounts that a new pid namespace has.

@@ -14,14 +14,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::FileExt as _;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use pc_tests::handing::{Blow, Ended, HandOver, Link, Part, Way, When, state};
-use pc_tests::{
-    Folder, Guest, Writer, adopt_orphans, descriptors, mounts, run, said, status, strays, wait_for,
-};
+use pc_tests::{Alone, Folder, Guest, Writer, descriptors, mounts, run, said, status, strays, wait_for};
 use relay::{Fault, Relay};
 
 const DUMP: [&str; 4] = ["--rounds=2", "--downtime-limit=0", "--timeout=1500ms", "--freeze-timeout=600ms"];
@@ -302,17 +299,9 @@ fn wanted() -> usize {
     std::env::var("PC_FAULTS").map_or(100, |n| n.parse().expect("PC_FAULTS is a number"))
 }
 
-/// Orphans of any test here become children of this process.
-static ONE: Mutex<()> = Mutex::new(());
-
-fn lock() -> impl Drop {
-    adopt_orphans();
-    ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
 #[test]
 fn whatever_befalls_a_hand_over_one_copy_runs_or_is_stopped_and_said_to_be() {
-    let _one = lock();
+    let _one = Alone::new();
     let wanted = wanted() * 4 / 5;
     let mut writer = Writer::start();
     let (mut tally, mut missed) = (Tally::default(), 0);
@@ -341,7 +330,7 @@ fn moments(n: usize) -> Vec<When> {
 
 #[test]
 fn whatever_befalls_the_link_between_one_copy_runs_or_is_stopped_and_said_to_be() {
-    let _one = lock();
+    let _one = Alone::new();
     let folder = Folder::new();
     let key = folder.file("key").display().to_string();
     assert!(run("pc-recv", &["--new-key", &key]).status.success());

@@ -4,23 +4,14 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use pc_tests::handing::{Blow, Ended, HandOver, Part, SAME_PID, Way, When, state};
 use pc_tests::{
-    Folder, Guest, Tool, Writer, adopt_orphans, descriptors, is_stopped, program, said, sleeper, status,
-    strays, wait_for,
+    Alone, Folder, Guest, Tool, Writer, descriptors, is_stopped, program, said, sleeper, status, strays,
+    wait_for,
 };
-
-/// Orphans of any test here become children of this process.
-static ONE: Mutex<()> = Mutex::new(());
-
-fn lock() -> impl Drop {
-    adopt_orphans();
-    ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
 
 /// The copy that pc-restore has told of in `pid`; the original was ended.
 fn adopted(mut original: Guest, folder: &Folder) -> Guest {
@@ -31,7 +22,16 @@ fn adopted(mut original: Guest, folder: &Folder) -> Guest {
 
 /// Nothing but these is left of a move.
 fn nothing_left(known: &[i32]) {
-    wait_for("nothing is left", Duration::from_secs(5), || strays(known).is_empty());
+    let began = Instant::now();
+    loop {
+        let left = strays(known);
+        if left.is_empty() {
+            return;
+        }
+        let names: Vec<_> = left.iter().map(|pid| fs::read_to_string(format!("/proc/{pid}/stat"))).collect();
+        assert!(began.elapsed() < Duration::from_secs(5), "left: {names:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 fn at(way: Way, frame: &'static str, part: Part) -> When {
@@ -40,7 +40,7 @@ fn at(way: Way, frame: &'static str, part: Part) -> When {
 
 #[test]
 fn many_moves_in_a_row_leave_the_guest_as_it_was_and_end_each_original() {
-    let _one = lock();
+    let _one = Alone::new();
     let mut writer = Writer::start();
     for i in 0..12 {
         let tuned: &[&str] = if i % 3 == 0 { &["--rounds=3", "--downtime-limit=0"] } else { &[] };
@@ -61,7 +61,7 @@ fn many_moves_in_a_row_leave_the_guest_as_it_was_and_end_each_original() {
 
 #[test]
 fn figures_of_a_hand_over_run_until_the_copy_is_known_to_run() {
-    let _one = lock();
+    let _one = Alone::new();
     let writer = Writer::start();
     let began = Instant::now();
     let ended = HandOver::start(&writer.guest.arg(), &[], &[], None).finish();
@@ -81,7 +81,7 @@ fn figures_of_a_hand_over_run_until_the_copy_is_known_to_run() {
 /// A move over a FIFO, as people make it in a shell.
 #[test]
 fn a_fifo_carries_the_answers_back() {
-    let _one = lock();
+    let _one = Alone::new();
     let writer = Writer::start();
     let folder = Folder::new();
     let script = "mkfifo $1/back && set -o pipefail && \
@@ -115,7 +115,7 @@ fn listens(port: u16) -> bool {
 
 #[test]
 fn socat_joins_both_sides() {
-    let _one = lock();
+    let _one = Alone::new();
     let writer = Writer::start();
     let (folder, port) = (Folder::new(), free_port());
     let path = |name: &str| folder.file(name).display().to_string();
@@ -142,7 +142,7 @@ fn socat_joins_both_sides() {
 
 #[test]
 fn pc_send_and_pc_recv_carry_both_directions_plain_and_encrypted() {
-    let _one = lock();
+    let _one = Alone::new();
     let mut writer = Writer::start();
     for (keyed, streams) in [(false, "1"), (true, "1"), (true, "3")] {
         let (folder, port) = (Folder::new(), free_port());
@@ -179,7 +179,7 @@ fn fails(dump: &[&str], restore: &[&str], plan: Option<(When, Blow)>) -> Ended {
     let ended = HandOver::start(&writer.guest.arg(), dump, restore, plan).finish();
     assert!(plan.is_none() || ended.struck, "{:?} never came: {}", plan, ended.said);
     writer.goes_on();
-    assert_eq!(descriptors(writer.guest.pid()), fds);
+    assert_eq!(descriptors(writer.guest.pid()), fds, "{plan:?}: {} {}", writer.report(), ended.said);
     nothing_left(&[writer.guest.child()]);
     writer.end();
     ended
@@ -189,11 +189,15 @@ fn was_never_stopped(ended: &Ended) -> bool {
     !ended.passed.iter().any(|(way, frame)| *way == Way::Forth && *frame == "MmState")
 }
 
+fn sleeps(guest: &Guest) {
+    wait_for("it sleeps", Duration::from_secs(5), || state(guest.pid()) == Some('S'));
+}
+
 /// A hand-over of a process that sleeps, which fails: it sleeps on, and nothing is left.
 fn sleeper_stays(sleeper: &Guest, dump: &[&str], restore: &[&str], plan: Option<(When, Blow)>) -> Ended {
     let ended = HandOver::start(&sleeper.arg(), dump, restore, plan).finish();
     assert!(plan.is_none() || ended.struck, "{plan:?} never came: {}", ended.said);
-    assert_eq!(state(sleeper.pid()), Some('S'), "{}", ended.said);
+    sleeps(sleeper);
     assert_eq!(status(sleeper.pid(), "TracerPid"), "0");
     nothing_left(&[sleeper.child()]);
     ended
@@ -201,7 +205,7 @@ fn sleeper_stays(sleeper: &Guest, dump: &[&str], restore: &[&str], plan: Option<
 
 #[test]
 fn a_file_that_is_missing_there_is_refused_by_name_before_any_stop() {
-    let _one = lock();
+    let _one = Alone::new();
     let folder = Folder::new();
     let file = folder.file("needed");
     fs::write(&file, "x").expect("a file");
@@ -223,7 +227,7 @@ fn a_file_that_is_missing_there_is_refused_by_name_before_any_stop() {
 
 #[test]
 fn a_number_that_is_taken_there_is_refused_before_any_stop_however_the_copy_is_built() {
-    let _one = lock();
+    let _one = Alone::new();
     let guest = sleeper();
     for kept in [&[][..], &["--no-pipeline"], &["--start-round=2"]] {
         let ended = sleeper_stays(&guest, &[], &[kept, &[SAME_PID]].concat(), None);
@@ -237,7 +241,7 @@ fn a_number_that_is_taken_there_is_refused_before_any_stop_however_the_copy_is_b
 
 #[test]
 fn what_cannot_be_moved_is_named_here_and_the_destination_hears_that_nothing_comes() {
-    let _one = lock();
+    let _one = Alone::new();
     let guest = Guest::start(Command::new("sh").args(["-c", "sleep 300 & wait"]));
     wait_for("it has a child", Duration::from_secs(5), || state(guest.pid()) == Some('S'));
     let ended = sleeper_stays(&guest, &[], &[], None);
@@ -252,7 +256,7 @@ fn what_cannot_be_moved_is_named_here_and_the_destination_hears_that_nothing_com
 
 #[test]
 fn a_signal_to_either_side_before_commit_cancels_and_both_say_so() {
-    let _one = lock();
+    let _one = Alone::new();
     let whens = [
         at(Way::Forth, "Preamble", Part::None),
         at(Way::Forth, "Pages", Part::Half),
@@ -275,7 +279,7 @@ fn a_signal_to_either_side_before_commit_cancels_and_both_say_so() {
 
 #[test]
 fn a_destination_that_is_not_ready_in_time_lets_the_original_go_on() {
-    let _one = lock();
+    let _one = Alone::new();
     let args = ["--freeze-timeout=300ms"];
     let held = (at(Way::Forth, "MmState", Part::None), Blow::Stall);
     let began = Instant::now();
@@ -291,7 +295,7 @@ fn a_destination_that_is_not_ready_in_time_lets_the_original_go_on() {
 
 #[test]
 fn a_silent_side_is_taken_for_gone_after_the_timeout() {
-    let _one = lock();
+    let _one = Alone::new();
     let held = (at(Way::Forth, "Pages", Part::None), Blow::Stall);
     let ended = fails(&["--timeout=1s"], &["--timeout=1s"], Some(held));
     assert_eq!(ended.codes(), (Some(5), Some(5)), "{}", ended.said);
@@ -300,7 +304,7 @@ fn a_silent_side_is_taken_for_gone_after_the_timeout() {
 
 #[test]
 fn a_pc_dump_that_stands_still_while_its_target_is_frozen_is_ended_by_its_guardian() {
-    let _one = lock();
+    let _one = Alone::new();
     let held = (at(Way::Back, "Ready", Part::None), Blow::Dump(Signal::SIGSTOP, 4000));
     let began = Instant::now();
     let ended = fails(&["--freeze-timeout=200ms"], &[], Some(held));
@@ -312,7 +316,7 @@ fn a_pc_dump_that_stands_still_while_its_target_is_frozen_is_ended_by_its_guardi
 
 #[test]
 fn a_guardian_is_there_before_the_freeze_holds_no_pipe_and_ends_with_pc_dump() {
-    let _one = lock();
+    let _one = Alone::new();
     let guest = sleeper();
     let held = (at(Way::Forth, "RoundBegin", Part::None), Blow::Stall);
     let moving = HandOver::start(&guest.arg(), &["--timeout=1s"], &["--timeout=1s"], Some(held));
@@ -358,7 +362,7 @@ fn in_doubt(writer: &Writer, when: When, blow: Blow) -> Ended {
 
 #[test]
 fn in_doubt_with_a_copy_the_original_stays_stopped_until_it_is_told_to_end() {
-    let _one = lock();
+    let _one = Alone::new();
     let writer = Writer::start();
     let ended = in_doubt(&writer, at(Way::Back, "Running", Part::None), Blow::Cut);
     assert_eq!(ended.restored.code(), Some(0), "{}", ended.said);
@@ -370,7 +374,7 @@ fn in_doubt_with_a_copy_the_original_stays_stopped_until_it_is_told_to_end() {
 
 #[test]
 fn in_doubt_without_a_copy_the_original_goes_on_when_it_is_told_to() {
-    let _one = lock();
+    let _one = Alone::new();
     let writer = Writer::start();
     let ended = in_doubt(&writer, at(Way::Forth, "Commit", Part::None), Blow::Restore(Signal::SIGKILL, 0));
     assert!(!ended.restored.success());
@@ -384,7 +388,7 @@ fn in_doubt_without_a_copy_the_original_goes_on_when_it_is_told_to() {
 
 #[test]
 fn resolve_touches_nothing_but_an_original_that_was_left_stopped() {
-    let _one = lock();
+    let _one = Alone::new();
     let refused = |pid: &str, why: &str| {
         for how in ["running", "gone"] {
             let output = pc_tests::run("pc-dump", &["--resolve", how, pid]);
@@ -400,7 +404,7 @@ fn resolve_touches_nothing_but_an_original_that_was_left_stopped() {
     refused(&guest.arg(), "was not stopped by SIGSTOP");
     assert!(is_stopped(guest.pid()));
     guest.signal(Signal::SIGCONT);
-    wait_for("it sleeps", Duration::from_secs(5), || state(guest.pid()) == Some('S'));
+    sleeps(&guest);
     // One that a pc-dump holds.
     let held = (at(Way::Back, "Ready", Part::None), Blow::Stall);
     let moving = HandOver::start(&guest.arg(), &["--freeze-timeout=1500ms"], &["--timeout=3s"], Some(held));
@@ -408,7 +412,7 @@ fn resolve_touches_nothing_but_an_original_that_was_left_stopped() {
     assert_eq!(state(guest.pid()), Some('t'));
     refused(&guest.arg(), "is held by process");
     drop(moving.finish());
-    assert_eq!(state(guest.pid()), Some('S'));
+    sleeps(&guest);
     refused("2000000000", "no such process");
     // One that a one-way dump has left.
     for how in ["running", "gone"] {
@@ -417,13 +421,14 @@ fn resolve_touches_nothing_but_an_original_that_was_left_stopped() {
         assert!(is_stopped(guest.pid()));
         let output = pc_tests::run("pc-dump", &["--resolve", how, &guest.arg()]);
         assert!(output.status.success(), "{}", said(&output));
-        assert_eq!(state(guest.pid()), Some(if how == "gone" { 'Z' } else { 'S' }));
+        let after = if how == "gone" { 'Z' } else { 'S' };
+        wait_for(how, Duration::from_secs(5), || state(guest.pid()) == Some(after));
     }
 }
 
 #[test]
 fn a_signal_that_comes_when_all_is_sent_and_before_commit_is_in_the_copy_with_its_sender() {
-    let _one = lock();
+    let _one = Alone::new();
     let folder = Folder::new();
     let program = "import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
@@ -449,7 +454,7 @@ signal.pause()";
 
 #[test]
 fn the_copy_never_gets_the_channel_back_to_the_source() {
-    let _one = lock();
+    let _one = Alone::new();
     let guest = sleeper();
     for attach in [&["--attach=pipe:1=fd:1"][..], &[]] {
         let mut restore = Command::new(program("pc-restore"));
@@ -466,5 +471,5 @@ fn the_copy_never_gets_the_channel_back_to_the_source() {
         assert_eq!(output.expect("pc-restore ends").status.code(), Some(2));
         drop(read);
     }
-    assert_eq!(state(guest.pid()), Some('S'));
+    sleeps(&guest);
 }

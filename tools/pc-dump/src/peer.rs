@@ -144,16 +144,16 @@ impl Watch {
         while !self.peer.lock().machine.finished() {
             match self.wait() {
                 Ok(Ready { input, signal, late }) => {
+                    if signal {
+                        self.signals = None;
+                        self.peer.feed(SourceEvent::Interrupted);
+                    }
                     // What it has said counts before that it was silent: we may have been stopped ourselves.
                     if input {
                         self.read(&mut decoder);
                     } else if let Some(event) = late {
                         self.peer.lock().frozen_until = None;
                         self.peer.feed(event);
-                    }
-                    if signal {
-                        self.signals = None;
-                        self.peer.feed(SourceEvent::Interrupted);
                     }
                 }
                 Err(error) => {

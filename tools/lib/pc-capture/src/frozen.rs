@@ -111,7 +111,7 @@ impl Frozen {
 
 /// Waits until the kernel shows the process as stopped. It runs no instruction of its own before it is, but on a busy
 /// machine that may take its time; somebody may also have resumed or ended it already.
-fn see_it_stand(pid: i32) {
+pub(crate) fn see_it_stand(pid: i32) {
     let began = Instant::now();
     let not_yet = || Stat::read(pid).is_ok_and(|stat| stat.state == b'R' || stat.state == b'S');
     while not_yet() && began.elapsed() < Duration::from_millis(500) {

@@ -8,6 +8,7 @@ use pc_trace::{SeizeOptions, Tracees};
 
 use crate::check::tids;
 use crate::error::{CaptureError, Context, Result};
+use crate::frozen::see_it_stand;
 use crate::guardian::wait;
 use crate::procfs::{Stat, Status};
 
@@ -35,6 +36,7 @@ pub fn resolve(pid: i32, fate: Fate) -> Result<()> {
     let tracees = Tracees::seize(pid, &SeizeOptions::default())?;
     let by = tracees.job_stop();
     tracees.detach()?;
+    see_it_stand(pid);
     if by != Some(libc::SIGSTOP) {
         return refused(pid, "was not stopped by SIGSTOP, as pc-dump does it");
     }
