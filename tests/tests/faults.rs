@@ -241,6 +241,28 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// Exit statuses of pc-dump, as pc-tools(7) has them.
+fn codes(blow: Blow) -> &'static [i32] {
+    use Signal::{SIGINT, SIGKILL, SIGSTOP, SIGTERM};
+    match blow {
+        Blow::Dump(SIGTERM | SIGINT, _) | Blow::Restore(SIGTERM | SIGINT, _) => &[0, 7],
+        Blow::Dump(SIGSTOP, _) => &[0, 1],
+        // Killed when it had said that the copy runs.
+        Blow::Restore(SIGKILL, _) | Blow::Cut => &[0, 5, 8],
+        Blow::Restore(SIGSTOP, _) | Blow::Stall => &[0, 5, 7, 8],
+        Blow::Corrupt(_) => &[0, 1, 5, 8],
+        // The line, and what waits in it.
+        Blow::Send(..) | Blow::Recv(..) => &[0, 1, 5, 7, 8],
+        _ => &[0],
+    }
+}
+
+/// Whether pc-dump may have been killed, by the blow or by its guardian.
+fn may_die(plan: Option<(When, Blow)>) -> bool {
+    let blow = plan.map(|(_, blow)| blow);
+    matches!(blow, Some(Blow::Dump(Signal::SIGKILL | Signal::SIGSTOP, _) | Blow::KillDumpAfter(_)))
+}
+
 /// One point of the matrix.
 fn strike(writer: Writer, link: Option<Link<'_>>, plan: Option<(When, Blow)>) -> (Fate, bool, Writer) {
     let pid = writer.guest.pid();
@@ -251,6 +273,9 @@ fn strike(writer: Writer, link: Option<Link<'_>>, plan: Option<(When, Blow)>) ->
     let restored = restored.code().filter(|code| link.is_none() || *code == 0);
     let outcome = Outcome { point: format!("{plan:?}: {said}"), dumped: dumped.code(), restored };
     let (fate, writer) = settle(writer, &outcome);
+    let allowed = plan.map_or(&[0, 1, 5, 6, 7, 8][..], |(_, blow)| codes(blow));
+    let known = outcome.dumped.map_or(may_die(plan), |code| allowed.contains(&code));
+    assert!(known, "not what pc-tools(7) says: {outcome}");
     let came = plan.is_none() || *struck || fate == Fate::Moved;
     assert!(came, "a move that nothing befell has failed: {outcome}");
     if writer.guest.pid() == pid {
