@@ -3,6 +3,7 @@
 
 use std::process::{Command, Stdio};
 use std::sync::Once;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Waits until the test program is gone: then the other end of its standard input is closed.
 const SCRIPT: &str = r#"
@@ -29,6 +30,15 @@ pub fn start(mark: &str) {
         let mut sweeper = Command::new("python3");
         let sweeper = sweeper.args(["-c", SCRIPT, mark]).stdin(Stdio::piped()).stdout(Stdio::null());
         // It outlives us, and its standard input ends with us.
-        std::mem::forget(sweeper.stderr(Stdio::null()).spawn().expect("python3 starts"));
+        let sweeper = sweeper.stderr(Stdio::null()).spawn().expect("python3 starts");
+        PID.store(sweeper.id() as i32, Ordering::SeqCst);
+        std::mem::forget(sweeper);
     });
+}
+
+static PID: AtomicI32 = AtomicI32::new(0);
+
+/// The process that sweeps, which is nobody's to sweep away; 0 for none yet.
+pub fn pid() -> i32 {
+    PID.load(Ordering::SeqCst)
 }

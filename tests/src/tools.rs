@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use crate::{Folder, Guest, adopt_orphans, program, status, traces, wait_for};
+use crate::{Folder, Guest, adopt_orphans, program, status, sweeper, traces, wait_for};
 
 /// A tool that does not outlive a test that failed.
 pub struct Tool(pub Child);
@@ -52,11 +52,17 @@ impl Drop for Tool {
     }
 }
 
-/// Children of this process besides these. Those that have ended are reaped.
+/// Children of this process besides these and the sweeper. Those that have ended are reaped.
 pub fn strays(known: &[i32]) -> Vec<i32> {
     let own = std::process::id().to_string();
     let pids = fs::read_dir("/proc").expect("/proc").filter_map(|entry| {
-        entry.ok()?.file_name().to_str()?.parse::<i32>().ok().filter(|pid| !known.contains(pid))
+        entry
+            .ok()?
+            .file_name()
+            .to_str()?
+            .parse::<i32>()
+            .ok()
+            .filter(|pid| !known.contains(pid) && *pid != sweeper::pid())
     });
     let is_ours = |pid: &i32| {
         let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
