@@ -473,3 +473,28 @@ fn the_copy_never_gets_the_channel_back_to_the_source() {
     }
     sleeps(&guest);
 }
+
+#[test]
+fn a_guardian_resumes_the_target_of_a_dead_pc_dump_only_between_its_stop_and_commit() {
+    let _one = Alone::new();
+    let guest = sleeper();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", guest.pid())).expect("its stat");
+    let started = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(19)).expect("its start");
+    // In the place of pc-dump a shell that starts the guardian, says how far it is, and is killed.
+    let script = "coproc G { exec -a pc-guardian \"$0\" \"$1\" \"$2\" 10000000; }; \
+        read -r -n1 -u \"${G[0]}\" ready; printf \"$3\" >&\"${G[1]}\"; kill -KILL $$";
+    for (said, goes_on) in
+        [("F", false), ("FS", true), ("Fs", false), ("FSC", false), ("FSCD", false), ("FR", false)]
+    {
+        guest.signal(Signal::SIGSTOP);
+        wait_for("it stops", Duration::from_secs(5), || is_stopped(guest.pid()));
+        let mut shell = Command::new("bash");
+        shell.args(["-c", script]).arg(program("pc-dump")).args([&guest.arg(), started, said]);
+        let ended = shell.stdin(Stdio::null()).status().expect("bash");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9), "{said}: {ended}");
+        nothing_left(&[guest.child()]); // the guardian has ended, too
+        assert_eq!(!is_stopped(guest.pid()), goes_on, "{said}");
+        guest.signal(Signal::SIGCONT);
+        sleeps(&guest);
+    }
+}
