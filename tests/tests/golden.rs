@@ -15,7 +15,10 @@ use pc_tests::streams::{folder, golden, read};
 fn check(path: &Path, bytes: &[u8]) {
     if std::env::var_os("PC_GOLDEN").is_some_and(|how| how == "write") {
         fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
-        return fs::write(path, bytes).expect("a file that can be written");
+        // In one step, as other tests read the folder at the same time.
+        let new = path.with_extension("new");
+        fs::write(&new, bytes).expect("a file that can be written");
+        return fs::rename(&new, path).expect("a file that can be replaced");
     }
     let kept = fs::read(path).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
     let differ = kept.iter().zip(bytes).position(|(a, b)| a != b).unwrap_or(kept.len().min(bytes.len()));

@@ -16,7 +16,7 @@ fn every_record_comes_back_as_it_was() {
             Item::Pages(_) => "Pages",
         })
         .collect();
-    assert_eq!(names.len(), 19, "all records but Cancel: {names:?}");
+    assert_eq!(names.len(), 20, "all records but Cancel: {names:?}");
     assert!(items.contains(&Item::Record(Box::new(Record::Machine(machine())))));
     assert!(items.contains(&Item::Record(Box::new(Record::Thread(thread(101))))));
     for file in open_files() {

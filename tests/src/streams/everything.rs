@@ -107,8 +107,15 @@ pub fn open_files() -> Vec<Record> {
         unix(UnixState::Listen { backlog: 5 }),
         unix(UnixState::Pair { pair: 1, queue: vec![vec![1], vec![2, 3]], shutdown: 1 }),
         OpenFileKind::External(ExternalFile { id: "tty:/dev/pts/0".into(), kind: ExternalKind::Terminal }),
+        OpenFileKind::Shm(ShmFile { space: SpaceId(2), offset: 8 }),
     ];
     kinds.into_iter().zip(1..).map(|(kind, id)| open(id, kind)).collect()
+}
+
+/// What is said of object 2, a sealed memfd of one page and a bit.
+fn shm_state(seals: u32) -> Record {
+    let state = ShmState { space: SpaceId(2), size: 5000, seals, mode: 0o644, uid: 1000, gid: 100 };
+    Record::ShmState(state)
 }
 
 /// A thread with something in every field.
@@ -216,7 +223,7 @@ pub fn states() -> Vec<Record> {
         child_subreaper: false,
         stopped: None,
     };
-    let fds = (1..=15).map(|n| Fd { fd: n + 2, file: OpenFileId(n), cloexec: n % 2 == 0 }).collect();
+    let fds = (1..=16).map(|n| Fd { fd: n + 2, file: OpenFileId(n), cloexec: n % 2 == 0 }).collect();
     vec![
         Record::MmState(mm),
         Record::SigTable(SigTable { id: SigTableId(0), actions: vec![SigAction::default(); 64] }),
@@ -235,10 +242,13 @@ pub fn stream() -> Vec<u8> {
     put(Record::RoundBegin(RoundBegin { number: 0, last: false, clocks: clocks(2_000_000_000) }));
     put(Record::Space(Space { id: SpaceId(0), kind: SpaceKind::Mm }));
     put(Record::Space(Space { id: SpaceId(1), kind: SpaceKind::Shm { size: 4096, name: "memfd:x".into() } }));
+    put(Record::Space(Space { id: SpaceId(2), kind: SpaceKind::Shm { size: 4096, name: "memfd:y".into() } }));
+    put(shm_state(0));
     put(Record::Task(task()));
     put(Record::Task(Task { id: TaskId(1), parent: Some(TaskId(0)), space: None, ..task() }));
     put(file(0, "/bin/guest", FileNeed::Same));
     put(file(1, "/tmp", FileNeed::Kind));
+    let kept = Backing::Shm { space: SpaceId(2), offset: 0 };
     let change = MapChange {
         space: SpaceId(0),
         unmap: vec![],
@@ -247,6 +257,7 @@ pub fn stream() -> Vec<u8> {
             vma(0x9000, 0xa000, Backing::File { file: FileId(0), offset: 4096 }),
             vma(0xa000, 0xb000, Backing::Shm { space: SpaceId(1), offset: 0 }),
             vma(0xb000, 0xc000, Backing::Vdso),
+            Vma { flags: vma_flag::SHARED | vma_flag::MAYWRITE, ..vma(0xc000, 0xe000, kept) },
         ],
         modify: vec![],
     };
@@ -255,11 +266,13 @@ pub fn stream() -> Vec<u8> {
     let data = vec![0xab; 2 * 4096];
     let runs = [PageRun { addr: 0x1000, pages: 1 }, PageRun { addr: 0x4000, pages: 1 }];
     w.pages(SpaceId(0), &runs, &[&data]).unwrap();
+    w.pages(SpaceId(2), &[PageRun { addr: 0, pages: 2 }], &[&data]).unwrap();
     end_round(&mut w, 0);
     let mut put = |record: Record| w.record(&record).unwrap();
     put(Record::RoundBegin(RoundBegin { number: 1, last: true, clocks: clocks(3_000_000_000) }));
     put(Record::TaskGone(TaskId(1)));
     put(Record::SpaceGone(SpaceId(1)));
+    put(shm_state(15));
     let change = MapChange {
         space: SpaceId(0),
         unmap: vec![(0xa000, 0xb000)],
