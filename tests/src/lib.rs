@@ -6,6 +6,7 @@
 
 pub mod guest;
 pub mod handing;
+pub mod link;
 mod moving;
 pub mod streams;
 mod sweeper;

@@ -6,10 +6,6 @@
 
 #![forbid(unsafe_code)]
 
-#[path = "links/relay.rs"]
-#[allow(dead_code)] // of the relay of the links' own tests, a part is needed here
-mod relay;
-
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
@@ -18,8 +14,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use pc_tests::handing::{Blow, Ended, HandOver, Link, Part, Way, When, state};
+use pc_tests::link::{Fault, Relay};
 use pc_tests::{Alone, Folder, Guest, Writer, descriptors, mounts, run, said, status, strays, wait_for};
-use relay::{Fault, Relay};
 
 const DUMP: [&str; 4] = ["--rounds=2", "--downtime-limit=0", "--timeout=1500ms", "--freeze-timeout=1s"];
 const RESTORE: [&str; 1] = ["--timeout=1500ms"];

@@ -13,11 +13,24 @@ pub enum Fault {
     /// Nothing.
     None,
     /// Each of the first connections is cut in both directions when so many bytes have gone one way.
-    CutEach { after: usize, times: u32 },
+    CutEach {
+        /// Bytes one way.
+        after: usize,
+        /// Connections.
+        times: u32,
+    },
     /// A connection passes nothing on any more after so many bytes; it stays open.
-    Stall { connection: u32, after: usize },
+    Stall {
+        /// Which, from 0.
+        connection: u32,
+        /// Bytes one way.
+        after: usize,
+    },
     /// A bit of the forward byte at this place is turned over.
-    Flip { at: usize },
+    Flip {
+        /// Which byte.
+        at: usize,
+    },
 }
 
 /// The relay; it lets nobody in any more when dropped.
@@ -38,6 +51,7 @@ struct Shared {
 }
 
 impl Relay {
+    /// Relays to an address.
     pub fn start(to: &str, fault: Fault) -> Relay {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let addr = listener.local_addr().expect("an address").to_string();
@@ -68,6 +82,7 @@ impl Relay {
         self.shared.recorded.lock().expect("not poisoned").clone()
     }
 
+    /// How many connections were cut.
     pub fn cuts(&self) -> u32 {
         self.shared.cuts.load(Ordering::SeqCst)
     }
