@@ -6,8 +6,8 @@ use std::fs::File;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pc_tests::link::{Tool, file, noise, recv, send};
-use pc_tests::{Folder, program};
+use pc_tests::link::{Fault, Relay, Tool, file, noise, recv, send};
+use pc_tests::{Folder, program, said};
 
 #[test]
 fn the_end_of_one_direction_reaches_the_other_side_and_leaves_the_other_direction_open() {
@@ -74,6 +74,49 @@ fn a_reader_that_has_enough_stops_the_writer_at_the_other_end() {
     let mut sender = send(&folder, Some(&path), &receiver.addr(), &[]);
     assert_eq!((sender.code(), receiver.code()), (Some(1), Some(0)));
     assert!(sender.said().contains("took only part"), "{}", sender.said());
+
+    // Who takes nothing where there is nothing has had all of it.
+    for _ in 0..5 {
+        let mut receiver = recv(&folder, &["--", "true"]);
+        let mut sender = send(&folder, None, &receiver.addr(), &[]);
+        assert_eq!((sender.code(), receiver.code()), (Some(0), Some(0)), "{}", sender.said());
+    }
+    // Nor does it matter that the writer ends a little after the reader that has had all.
+    for input in ["", "all of it"] {
+        let mut receiver = recv(&folder, &["--", "head", "-c", &input.len().to_string()]);
+        let addr = receiver.addr();
+        let late = format!("(printf '{input}'; sleep 0.3) | {} {addr}", program("pc-send").display());
+        let sender = Command::new("sh").args(["-c", &late]).stdin(Stdio::null()).output().expect("sh runs");
+        assert_eq!((sender.status.code(), receiver.code()), (Some(0), Some(0)), "{input}: {}", said(&sender));
+    }
+}
+
+/// The last words cross a connection that breaks: who has heard the other side's knows how all of it ended.
+#[test]
+fn a_connection_that_breaks_at_the_goodbyes_matters_to_nobody_with_patience_nor_to_who_heard_them() {
+    let folder = Folder::new();
+    let path = file(&folder, "input", &noise(100_000, 20));
+    for (forward, arrives) in [(true, false), (true, true), (false, false), (false, true)] {
+        for (patience, status) in [("0", 0), ("0", 3), ("20", 0), ("20", 3)] {
+            let what = format!("forward {forward}, arrives {arrives}, patience {patience}, status {status}");
+            let args = ["--reconnect", patience];
+            let command = format!("cat; exit {status}");
+            let mut receiver = recv(&folder, &[&args[..], &["--", "sh", "-c", &command]].concat());
+            let relay = Relay::start(&receiver.addr(), Fault::CutAtBye { forward, arrives });
+            let mut sender = send(&folder, Some(&path), &relay.addr, &args);
+            let began = Instant::now();
+            let codes = (sender.code(), receiver.code());
+            let said = format!("{what}: {codes:?} {}{}", sender.said(), receiver.said());
+            assert!(relay.cuts() > 0, "nothing was cut: {said}");
+            assert!(sender.out() == noise(100_000, 20), "{said}");
+            let lost = |code: Option<i32>| patience == "0" && code == Some(5);
+            assert!(codes.0 == Some(status) || lost(codes.0) && (forward || !arrives), "{said}");
+            // Of its own command each side knows the status in any case.
+            let lost_here = status == 0 && lost(codes.1) && !(forward && arrives);
+            assert!(codes.1 == Some(status) || lost_here, "{said}");
+            assert!(began.elapsed() < Duration::from_secs(10), "nobody waits for who is gone: {said}");
+        }
+    }
 }
 
 #[test]

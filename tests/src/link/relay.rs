@@ -26,11 +26,52 @@ pub enum Fault {
         /// Bytes one way.
         after: usize,
     },
+    /// The connection that brings the first Bye in this direction is cut: before it, or behind it. Without a key only.
+    CutAtBye {
+        /// From the connecting side.
+        forward: bool,
+        /// Whether it arrives.
+        arrives: bool,
+    },
     /// A bit of the forward byte at this place is turned over.
     Flip {
         /// Which byte.
         at: usize,
     },
+}
+
+/// Where the frames of a connection begin, without a key: after the greeting, a header of 32 bytes before each payload.
+struct Frames {
+    head: Vec<u8>,
+    skip: usize,
+}
+
+impl Frames {
+    const BYE: u8 = 8;
+
+    fn new(forward: bool) -> Frames {
+        Frames { head: Vec::new(), skip: if forward { 8 } else { 0 } }
+    }
+
+    /// Where in these bytes, which follow those before, a Bye ends.
+    fn bye(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let skipped = self.skip.min(bytes.len() - at);
+            (self.skip, at) = (self.skip - skipped, at + skipped);
+            let more = (32 - self.head.len()).min(bytes.len() - at);
+            self.head.extend(&bytes[at..at + more]);
+            at += more;
+            if self.head.len() == 32 {
+                let head = std::mem::take(&mut self.head);
+                self.skip = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+                if head[0] == Frames::BYE {
+                    return Some(at);
+                }
+            }
+        }
+        None
+    }
 }
 
 /// The relay; it lets nobody in any more when dropped.
@@ -119,6 +160,7 @@ fn join(shared: &Arc<Shared>, near: TcpStream) {
 fn pass(shared: &Shared, number: u32, mut from: TcpStream, mut to: TcpStream, forward: bool) {
     let mut bytes = vec![0; 65_536];
     let mut done = 0;
+    let mut frames = Frames::new(forward);
     loop {
         let n = match from.read(&mut bytes) {
             Ok(0) | Err(_) => {
@@ -137,6 +179,16 @@ fn pass(shared: &Shared, number: u32, mut from: TcpStream, mut to: TcpStream, fo
                 let _ = from.shutdown(Shutdown::Both);
                 let _ = to.shutdown(Shutdown::Both);
                 return;
+            }
+            Fault::CutAtBye { forward: way, arrives } if way == forward => {
+                let bye = frames.bye(&bytes[..n]);
+                if let Some(end) = bye.filter(|_| shared.cuts.fetch_add(1, Ordering::SeqCst) == 0) {
+                    let passed = if arrives { end } else { end.saturating_sub(32) };
+                    let _ = to.write_all(&bytes[..passed]);
+                    let _ = from.shutdown(Shutdown::Both);
+                    let _ = to.shutdown(Shutdown::Both);
+                    return;
+                }
             }
             Fault::Stall { connection, after } if number == connection && done + n > after => {
                 while !shared.closed.load(Ordering::SeqCst) {

@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 
 use crate::conn::Conn;
 use crate::handshake::greet;
-use crate::session::{Session, State};
+use crate::session::{Session, Side};
 use crate::settings::{Ends, Outcome, Settings};
 use crate::wire::{Header, Join, Kind};
 use crate::{Addr, Failure, LinkError, MAX_STREAMS, addr, key, links};
@@ -37,7 +37,7 @@ pub fn send(
             "the other side waits for a broken connection for {seconds} s only (its --reconnect)"
         ));
     }
-    let session = Session::new(id, settings, streams, granted)?;
+    let session = Session::new(id, settings, Side::Connecting, streams, granted)?;
     session.attach(0, conn);
     let ends = ends()?;
     let keeper = {
@@ -122,9 +122,7 @@ impl Dialer {
                 }
                 Err(error) => error,
             };
-            // The other side may be through already, and its last words on their way.
-            let ending = |state: &State| state.my_bye.is_some() && state.conns.iter().any(Option::is_some);
-            if ending(&session.lock()) {
+            if session.needs_no_more(&error) {
                 continue;
             }
             // Who refuses, or speaks another language by now, will not change its mind.
@@ -143,11 +141,11 @@ impl Dialer {
 fn wait_for_gap(session: &Session, streams: usize) -> Option<usize> {
     let mut state = session.lock();
     loop {
-        if state.finished || state.failed.is_some() || state.over() {
+        if state.finished || state.failed.is_some() || state.bye_heard {
             return None;
         }
         // The statuses are being exchanged: one connection is enough.
-        let ending = state.my_bye.is_some() && state.conns.iter().any(Option::is_some);
+        let ending = state.ending();
         if let Some(index) = (0..streams).find(|index| !ending && state.conns[*index].is_none()) {
             return Some(index);
         }

@@ -1,6 +1,7 @@
 //! The threads at the ends of a transfer: the source's, the sink's, those that watch, and the packers.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
 
 use nix::poll::PollFlags;
 
@@ -9,6 +10,9 @@ use crate::flow::{Buf, Next};
 use crate::pack::Packer;
 use crate::port::{Sink, Source};
 use crate::session::Session;
+
+/// For so long a source that says nothing may still come to its end when the other side wants no more.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 impl Session {
     pub(crate) fn read_source(&self, source: Option<Source>) {
@@ -22,19 +26,21 @@ impl Session {
             if state.failed.is_some() || state.finished {
                 return;
             }
-            // One more look tells whether there would have been more.
+            // One more look tells whether there would have been more: a reader that has had all may end before its writer has.
             let last = state.outgoing.stopped;
             let mut bytes = state.pool.take();
             drop(state);
             let read = match &mut source {
-                Some(source) => source.read(&mut bytes[..piece], &self.source_stop),
+                Some(source) if last => source.read(&mut bytes[..piece], &self.stop, Some(LAST_LOOK)),
+                Some(source) => source.read(&mut bytes[..piece], &self.source_stop, None),
                 None => Ok(Some(0)),
             };
             match read {
                 Ok(Some(0)) => return self.end_source(),
                 Ok(_) if last => return,
                 Ok(Some(len)) => self.take_in(bytes, len),
-                Ok(None) => return,
+                // The other side wants no more, or all is over: the next turn tells.
+                Ok(None) => {}
                 Err(error) => return self.fail(LinkError::local("reading what is to be sent", &error)),
             }
         }
@@ -135,7 +141,8 @@ impl Session {
 
     pub(crate) fn wrote(&self, buf: Buf) {
         let mut state = self.lock();
-        let due = state.incoming.wrote(buf.len);
+        // How far it came counts in the end, also when that was while the sink went away.
+        let due = state.incoming.wrote(buf.len) || state.incoming.stopped;
         state.due.ack |= due;
         state.pool.give(buf.bytes);
         drop(state);
@@ -155,6 +162,7 @@ impl Session {
         (state.due.ack, state.due.stop) = (true, true);
         state.sink_failed = Some(why.to_owned());
         drop(state);
+        self.sink_stop.set();
         self.to_send.notify_one();
         self.arrived.notify_all();
         self.course.notify_all();

@@ -36,6 +36,8 @@ pub enum LinkError {
         what: String,
         /// What the system said.
         why: String,
+        /// Nobody listens there.
+        nobody: bool,
     },
     /// The other side is not what it has to be: no key or another one, no pc-tools link at all.
     #[error("{0}")]
@@ -55,8 +57,10 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    pub(crate) fn connect(what: impl Into<String>, why: impl ToString) -> Self {
-        LinkError::Connect { what: what.into(), why: why.to_string() }
+    pub(crate) fn connect(what: impl Into<String>, why: impl Into<io::Error>) -> Self {
+        let why = why.into();
+        let nobody = matches!(why.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
+        LinkError::Connect { what: what.into(), why: why.to_string(), nobody }
     }
 
     pub(crate) fn local(what: impl Into<String>, why: &io::Error) -> Self {

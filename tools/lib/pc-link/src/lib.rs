@@ -16,7 +16,9 @@
 //! The envelope does not know what it carries. Each direction is cut into numbered chunks, spread over the connections as they take them,
 //! and put back in order; at most 32 MiB of a direction are under way between the source there and the sink here.
 //! The end of a source closes the sink (half-close), a sink that takes no more closes the source. Who says Bye has had
-//! everything, has written everything, and its command has ended; the statuses are exchanged.
+//! everything, has written everything, and its command has ended; it says it again when it has heard the other side's. The listening side
+//! goes when it was heard, the connecting side when the other one goes or is gone. So with patience a break between the two matters to
+//! neither side; without, a side that has heard the other's knows how all ended, and one that has not reports the loss.
 //!
 //! A connection that breaks fails the transfer; unless both sides are patient ([`Settings::reconnect`]): then chunks are kept until they have
 //! arrived, the connecting side connects again, and goes on where it was. What goes over a connection that stalls is sent

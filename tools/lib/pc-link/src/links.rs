@@ -9,25 +9,19 @@ use crate::conn::{Reader, Writer};
 use crate::flow::{Buf, Chunk, recycle};
 use crate::pack::unpack;
 use crate::session::{Due, Session, State};
-use crate::wire::{CHUNK, Header, Kind};
+use crate::wire::{CHUNK, Header, Heard, Kind};
 
 /// A connection that has nothing else to say gives a sign of life so often.
 const BEAT: Duration = Duration::from_secs(1);
 /// A chunk that did not arrive for so long goes over another connection, where there is one.
 const OVERTAKE: Duration = Duration::from_secs(2);
 
-/// Reads frames until the connection ends.
-pub(crate) fn read(session: &Arc<Session>, index: usize, generation: u64, reader: &mut Reader) {
-    let why = match read_frames(session, reader) {
-        Ok(()) => {
-            let mut state = session.lock();
-            // Who has said goodbye closes only when it has heard ours.
-            state.bye_written |= state.their_bye.is_some() && state.my_bye.is_some();
-            LinkError::Lost("the other side closed it".into())
-        }
+/// Reads frames until the connection ends; gives why it did.
+pub(crate) fn read(session: &Session, reader: &mut Reader) -> LinkError {
+    match read_frames(session, reader) {
+        Ok(()) => LinkError::Lost("the other side closed it".into()),
         Err(error) => error,
-    };
-    session.detach(index, generation, why);
+    }
 }
 
 fn read_frames(session: &Session, reader: &mut Reader) -> Result<(), LinkError> {
@@ -99,7 +93,7 @@ fn statement(session: &Session, header: &Header) -> Result<(), LinkError> {
             outgoing.stop();
             session.wake_source();
         }
-        Kind::Bye => state.their_bye = Some(u8::try_from(header.number).unwrap_or(u8::MAX)),
+        Kind::Bye => session.goodbye(&mut state, header.number, Heard::of(header.second)),
         _ => return Err(LinkError::Protocol("a frame that belongs to the handshake")),
     }
     if state.outgoing.done() || state.their_bye.is_some() {
@@ -109,37 +103,42 @@ fn statement(session: &Session, header: &Header) -> Result<(), LinkError> {
     Ok(())
 }
 
-/// Sends what there is until the transfer ends or the connection breaks.
-pub(crate) fn write(session: &Arc<Session>, index: usize, generation: u64, writer: &mut Writer) {
+/// Sends what there is until the transfer ends or the connection is gone.
+///
+/// # Errors
+/// The connection breaks.
+pub(crate) fn write(
+    session: &Session,
+    index: usize,
+    generation: u64,
+    writer: &mut Writer,
+) -> Result<(), LinkError> {
     loop {
         let job = next_job(session, index, generation);
         let done = match &job {
-            Job::Statements(tally) => say(session, writer, tally),
+            Job::Statements(tally) => say(writer, tally),
             Job::Chunk(chunk) => send(session, writer, chunk),
             Job::Abort(why) => {
                 // Nothing can be done about it if this is not heard.
                 let _ = writer.frame(Header::new(Kind::Abort, 0, 0), why.as_bytes());
-                return;
+                return Ok(());
             }
             Job::Gone => {
                 // It may have been woken for something that others can do.
                 session.to_send.notify_one();
-                return;
+                return Ok(());
             }
             Job::Over(socket, status) => {
                 // On every connection, so that its end is not taken for a break.
-                let _ = writer.frame(Header::new(Kind::Bye, (*status).into(), 0), &[]);
+                let _ = writer.frame(Header::new(Kind::Bye, (*status).into(), Heard::Over as u64), &[]);
                 let _ = socket.shutdown(Shutdown::Write);
-                return;
+                return Ok(());
             }
         };
         if let Job::Chunk(chunk) = job {
             recycle(Some(chunk), &mut session.lock().pool);
         }
-        if let Err(error) = done {
-            session.detach(index, generation, error);
-            return;
-        }
+        done?;
     }
 }
 
@@ -161,6 +160,8 @@ struct Tally {
     have: u64,
     chunks: u64,
     status: u8,
+    /// Whether the other side has said Bye.
+    heard: Heard,
 }
 
 fn next_job(session: &Session, index: usize, generation: u64) -> Job {
@@ -206,12 +207,14 @@ fn tally(state: &mut State) -> Tally {
         have: state.incoming.have,
         chunks: state.outgoing.next,
         status: state.my_bye.unwrap_or(0),
+        heard: state.their_bye.map_or(Heard::No, |_| Heard::Yes),
     }
 }
 
-fn say(session: &Session, writer: &mut Writer, tally: &Tally) -> Result<(), LinkError> {
+fn say(writer: &mut Writer, tally: &Tally) -> Result<(), LinkError> {
     let Tally { due, .. } = tally;
-    if due.ack {
+    // Whoever hears Bye knows by it how far all came.
+    if due.ack || due.bye {
         writer.frame(Header::new(Kind::Ack, tally.consumed, tally.have), &[])?;
     }
     if due.fin {
@@ -221,9 +224,7 @@ fn say(session: &Session, writer: &mut Writer, tally: &Tally) -> Result<(), Link
         writer.frame(Header::new(Kind::Stop, 0, 0), &[])?;
     }
     if due.bye {
-        writer.frame(Header::new(Kind::Bye, tally.status.into(), 0), &[])?;
-        session.lock().bye_written = true;
-        session.course.notify_all();
+        writer.frame(Header::new(Kind::Bye, tally.status.into(), tally.heard as u64), &[])?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -38,9 +39,16 @@ impl Stop {
 
     /// Waits until `fd` is ready; false if it is not, and it is time to stop.
     pub(crate) fn wait(&self, fd: BorrowedFd<'_>, what: PollFlags) -> io::Result<bool> {
+        self.wait_for(fd, what, None)
+    }
+
+    /// The same, for so long at most.
+    fn wait_for(&self, fd: BorrowedFd<'_>, what: PollFlags, limit: Option<Duration>) -> io::Result<bool> {
         let mut fds = [PollFd::new(fd, what), PollFd::new(self.read.as_fd(), PollFlags::empty())];
+        let limit = limit.and_then(|limit| PollTimeout::try_from(limit).ok()).unwrap_or(PollTimeout::NONE);
         loop {
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(&mut fds, limit) {
+                Ok(0) => return Ok(false),
                 Ok(_) if fds[0].any() == Some(true) => return Ok(true),
                 Ok(_) if fds[1].any() == Some(true) => return Ok(false),
                 Ok(_) | Err(Errno::EINTR) => {}
@@ -60,10 +68,15 @@ impl Source {
         Source(fd.into())
     }
 
-    /// Reads what there is; `None` if it is time to stop, 0 at the end.
-    pub(crate) fn read(&mut self, bytes: &mut [u8], stop: &Stop) -> io::Result<Option<usize>> {
+    /// Reads what there is; `None` if it is time to stop or nothing came for so long, 0 at the end.
+    pub(crate) fn read(
+        &mut self,
+        bytes: &mut [u8],
+        stop: &Stop,
+        limit: Option<Duration>,
+    ) -> io::Result<Option<usize>> {
         loop {
-            if !stop.wait(self.0.as_fd(), PollFlags::POLLIN)? {
+            if !stop.wait_for(self.0.as_fd(), PollFlags::POLLIN, limit)? {
                 return Ok(None);
             }
             match self.0.read(bytes) {

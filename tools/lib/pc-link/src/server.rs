@@ -14,7 +14,7 @@ use socket2::Socket;
 use crate::conn::Conn;
 use crate::handshake::welcome;
 use crate::port::Stop;
-use crate::session::Session;
+use crate::session::{Session, Side};
 use crate::settings::{Ends, Outcome, Settings};
 use crate::wire::{Header, Join, Kind};
 use crate::{Addr, Failure, LinkError, MAX_STREAMS, addr, links};
@@ -254,8 +254,8 @@ impl Hub {
             error.to_string()
         })?;
         let patience = Duration::from_secs(join.patience.into()).min(self.settings.reconnect);
-        let session =
-            Session::new(join.session, &self.settings, streams, patience).map_err(|e| e.to_string())?;
+        let session = Session::new(join.session, &self.settings, Side::Listening, streams, patience)
+            .map_err(|e| e.to_string())?;
         table.begun += 1;
         table.running += 1;
         table.sessions.insert(join.session, session.clone());

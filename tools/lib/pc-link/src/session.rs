@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use crate::conn::Conn;
 use crate::flow::{Incoming, Outgoing, Pool};
 use crate::port::{Sink, Source, Stop};
 use crate::settings::{Ends, Figures, Outcome, Settings};
+use crate::wire::Heard;
 use crate::{Failure, LinkError};
 
 /// Statements that have to reach the other side once on some connection; made again when one breaks.
@@ -28,6 +29,24 @@ pub(crate) struct Due {
     pub bye: bool,
 }
 
+/// Which side this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Connecting,
+    Listening,
+}
+
+impl Side {
+    /// What the other side's Bye must say of itself before this one may go: the side that can connect again goes last, so that
+    /// none waits for one that is gone.
+    fn last_word(self) -> Heard {
+        match self {
+            Side::Connecting => Heard::Over,
+            Side::Listening => Heard::Yes,
+        }
+    }
+}
+
 /// What a thread of a transfer does.
 type Work = Box<dyn FnOnce(&Arc<Session>) + Send>;
 
@@ -36,9 +55,13 @@ pub(crate) struct State {
     pub incoming: Incoming,
     pub pool: Pool,
     pub due: Due,
+    /// The threads of the source and of the sink have ended, and with them the tallies of both directions.
+    source_through: bool,
+    sink_through: bool,
     pub my_bye: Option<u8>,
-    pub bye_written: bool,
     pub their_bye: Option<u8>,
+    /// The other side has heard ours, or cannot be told any more.
+    pub bye_heard: bool,
     /// Each connection's generation and socket; empty slots are to be filled by the side that connects.
     pub conns: Vec<Option<(u64, Arc<Socket>)>>,
     pub generation: u64,
@@ -55,6 +78,7 @@ pub(crate) struct State {
 pub(crate) struct Session {
     pub id: [u8; 16],
     pub settings: Settings,
+    side: Side,
     /// For how long a broken connection is waited for, as both sides agreed.
     pub patience: Duration,
     pub state: Mutex<State>,
@@ -81,6 +105,7 @@ impl Session {
     pub(crate) fn new(
         id: [u8; 16],
         settings: &Settings,
+        side: Side,
         streams: usize,
         patience: Duration,
     ) -> Result<Arc<Self>, LinkError> {
@@ -90,9 +115,11 @@ impl Session {
             incoming: Incoming::default(),
             pool: Pool::default(),
             due: Due::default(),
+            source_through: false,
+            sink_through: false,
             my_bye: None,
-            bye_written: false,
             their_bye: None,
+            bye_heard: false,
             conns: vec![None; streams],
             generation: 0,
             ever_connected: vec![false; streams],
@@ -107,6 +134,7 @@ impl Session {
         Ok(Arc::new(Session {
             id,
             settings: settings.clone(),
+            side,
             patience,
             state: Mutex::new(state),
             to_send: Condvar::new(),
@@ -189,10 +217,26 @@ impl Session {
         drop(state);
         self.wake_all();
         let (reading, writing) = (self.clone(), self.clone());
-        let (mut reader, mut writer) = (conn.reader, conn.writer);
-        thread::spawn(move || crate::links::read(&reading, index, generation, &mut reader));
+        let Conn { socket, mut reader, mut writer } = conn;
+        let met = Arc::new(OnceLock::new());
+        let seen = met.clone();
         thread::spawn(move || {
-            crate::links::write(&writing, index, generation, &mut writer);
+            let why = crate::links::read(&reading, &mut reader);
+            reading.detach(
+                index,
+                generation,
+                match why {
+                    LinkError::Lost(_) => seen.get().cloned().unwrap_or(why),
+                    why => why,
+                },
+            );
+        });
+        thread::spawn(move || {
+            if let Err(why) = crate::links::write(&writing, index, generation, &mut writer) {
+                // What has arrived is still read: it may be the other side's last words.
+                let _ = met.set(why);
+                let _ = socket.shutdown(std::net::Shutdown::Both);
+            }
             writing.wire_sent.fetch_add(writer.bytes, Ordering::Relaxed);
             writing.lock().writers -= 1;
             writing.course.notify_all();
@@ -213,26 +257,57 @@ impl Session {
             self.course.notify_all();
             return;
         }
+        let alone = state.conns.iter().all(Option::is_none);
         // The other side may be through and closing: the last words come over another connection.
-        if state.my_bye.is_some() && state.conns.iter().any(Option::is_some) {
+        if (state.my_bye.is_some() || state.their_bye.is_some()) && !alone {
             state.outgoing.take_back(index);
             state.repeat_statements();
             drop(state);
             return self.wake_all();
         }
-        if self.patience.is_zero() || matches!(why, LinkError::Protocol(_) | LinkError::Aborted(_)) {
+        let broken = matches!(why, LinkError::Protocol(_) | LinkError::Aborted(_));
+        if state.their_bye.is_some() && self.patience.is_zero() && !broken {
+            state.bye_heard = true;
+            drop(state);
+            return self.wake_all();
+        }
+        if self.patience.is_zero() || broken {
+            let why = state.unheard(why);
             drop(state);
             return self.fail(why);
         }
         state.outgoing.take_back(index);
         state.repeat_statements();
-        if state.conns.iter().all(Option::is_none) {
+        if alone {
             state.alone_since = Some(Instant::now());
         }
         drop(state);
         let seconds = self.patience.as_secs();
         (self.settings.log)(&format!("{why}; waiting up to {seconds} s for it to come back"));
         self.wake_all();
+    }
+
+    /// Whether an attempt to connect again that failed does not matter: the last words come over another connection, or the
+    /// other side has said all and is gone (which a relay shows by a connection that is closed unanswered).
+    pub(crate) fn needs_no_more(&self, error: &LinkError) -> bool {
+        let away = matches!(error, LinkError::Connect { nobody: false, .. });
+        let mut state = self.lock();
+        if state.their_bye.is_some() && !away {
+            state.bye_heard = true;
+            self.course.notify_all();
+        }
+        state.ending() || state.bye_heard || state.finished
+    }
+
+    /// The other side is through. It is answered until it has heard what this one has to say.
+    pub(crate) fn goodbye(&self, state: &mut State, status: u64, heard: Heard) {
+        state.their_bye = Some(u8::try_from(status).unwrap_or(u8::MAX));
+        if heard >= self.side.last_word() {
+            state.bye_heard = true;
+        } else if state.my_bye.is_some() {
+            state.due.bye = true;
+            self.to_send.notify_one();
+        }
     }
 
     /// Runs the transfer to its end. The first connection is attached before or after.
@@ -243,7 +318,7 @@ impl Session {
             Ok(started) => threads.extend(started),
             Err(error) => self.fail(error),
         }
-        let both_through = self.wait_until(|state| state.outgoing.done() && state.incoming.done());
+        let both_through = self.wait_until(State::through);
         if both_through.is_err() {
             // Descriptors close with their threads: a command hears of the loss by that.
             threads.drain(..).for_each(join);
@@ -293,8 +368,16 @@ impl Session {
             started.map(|thread| threads.push(thread)).map_err(failed)
         };
         let source = source.map(Source::new);
-        spawn(Box::new(move |session| session.read_source(source)))?;
-        spawn(Box::new(move |session| session.write_sink(sink)))?;
+        spawn(Box::new(move |session| {
+            session.read_source(source);
+            session.lock().source_through = true;
+            session.course.notify_all();
+        }))?;
+        spawn(Box::new(move |session| {
+            session.write_sink(sink);
+            session.lock().sink_through = true;
+            session.course.notify_all();
+        }))?;
         if let Some(watched) = watched {
             spawn(Box::new(move |session| session.watch_sink(&watched)))?;
         }
@@ -322,9 +405,16 @@ impl Session {
             (self.settings.moved)(state.outgoing.bytes, state.incoming.bytes);
             let limit = self.patience.max(self.settings.timeout.min(Duration::from_secs(10)));
             if state.alone_since.is_some_and(|since| since.elapsed() > limit) {
-                drop(state);
+                if state.their_bye.is_some() {
+                    // It knows how all ended, or never will; here it is known.
+                    state.bye_heard = true;
+                    state.alone_since = None;
+                    continue;
+                }
                 let seconds = limit.as_secs();
-                self.fail(LinkError::Lost(format!("it did not come back within {seconds} s")));
+                let why = state.unheard(LinkError::Lost(format!("it did not come back within {seconds} s")));
+                drop(state);
+                self.fail(why);
                 state = self.lock();
                 continue;
             }
@@ -366,9 +456,29 @@ impl Session {
 }
 
 impl State {
-    /// Both sides have said goodbye.
+    /// The statuses are being exchanged, and there is a connection for it.
+    pub(crate) fn ending(&self) -> bool {
+        self.my_bye.is_some() && self.conns.iter().any(Option::is_some)
+    }
+
+    /// All that there was has gone both ways, as far as it was wanted.
+    fn through(&self) -> bool {
+        self.outgoing.done() && self.incoming.done() && self.source_through && self.sink_through
+    }
+
+    /// Both sides have said goodbye, and know that they were heard.
     pub(crate) fn over(&self) -> bool {
-        self.bye_written && self.their_bye.is_some()
+        self.my_bye.is_some() && self.their_bye.is_some() && self.bye_heard
+    }
+
+    /// Tells a loss that comes when only the other side's status is missing from one in the middle.
+    fn unheard(&self, why: LinkError) -> LinkError {
+        match why {
+            LinkError::Lost(why) if self.my_bye.is_some() => LinkError::Lost(format!(
+                "{why}; both directions were through, but the other side's status was not heard"
+            )),
+            other => other,
+        }
     }
 
     /// What may have been lost with a connection is said again.

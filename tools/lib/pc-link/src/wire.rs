@@ -22,7 +22,7 @@
 //! | 5 Fin | chunks there were | | |
 //! | 6 Ack | chunks consumed (and one more: the end) | chunks received without a gap | |
 //! | 7 Stop | | | |
-//! | 8 Bye | status | | |
+//! | 8 Bye | status | see [`Heard`] | |
 //! | 9 Abort | | | why |
 //!
 //! Ack doubles as the sign of life that every connection gives once a second.
@@ -60,6 +60,28 @@ impl Kind {
         [Join, Welcome, Refuse, Data, Fin, Ack, Stop, Bye, Abort]
             .into_iter()
             .find(|kind| *kind as u8 == number)
+    }
+}
+
+/// What a Bye says of the other side's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u64)]
+pub(crate) enum Heard {
+    /// It has not come yet.
+    No = 0,
+    /// It has come.
+    Yes = 1,
+    /// It has come, and nothing more is needed: this side goes.
+    Over = 2,
+}
+
+impl Heard {
+    pub(crate) fn of(number: u64) -> Heard {
+        match number {
+            0 => Heard::No,
+            1 => Heard::Yes,
+            _ => Heard::Over,
+        }
     }
 }
 
