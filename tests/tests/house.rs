@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which crates of the workspace each crate may use.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("pc-frame", &[]),
     ("pc-image", &["pc-frame"]),
     ("pc-ctl", &["pc-frame"]),
@@ -18,8 +18,9 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("pc-track", &["pc-sys", "pc-trace"]),
     ("pc-cli", &[]),
     ("pc-link", &[]),
-    ("pc-send", &["pc-link", "pc-cli"]),
-    ("pc-recv", &["pc-link", "pc-cli"]),
+    ("pc-link-cli", &["pc-link", "pc-cli"]),
+    ("pc-send", &["pc-link", "pc-link-cli", "pc-cli"]),
+    ("pc-recv", &["pc-link", "pc-link-cli", "pc-cli"]),
     ("pc-capture", &["pc-sys", "pc-trace", "pc-track", "pc-image"]),
     ("pc-rebuild", &["pc-sys", "pc-trace", "pc-image"]),
     ("pc-dump", &["pc-capture", "pc-ctl", "pc-image", "pc-frame", "pc-cli"]),
