@@ -161,6 +161,84 @@ fn pictures_are_drawn_and_tell_what_was_sent() {
     }
 }
 
+/// A cancelled stream of so many mappings, far apart, and rounds, each of which sends one page.
+fn wide(mappings: u64, rounds: u32) -> Vec<u8> {
+    use pc_image::*;
+    use pc_tests::streams::everything::{clocks, machine, vma};
+    let mut w = Writer::new(Vec::new(), [5; 16]).expect("a Vec");
+    w.record(&Record::Machine(machine())).expect("a Vec");
+    for number in 0..rounds {
+        let clocks = clocks(i64::from(number) * 7_000_000);
+        w.record(&Record::RoundBegin(RoundBegin { number, last: false, clocks })).expect("a Vec");
+        if number == 0 {
+            w.record(&Record::Space(Space { id: SpaceId(0), kind: SpaceKind::Mm })).expect("a Vec");
+            let map = (0..mappings)
+                .map(|i| vma(i << 32, (i << 32) + 0x2000, Backing::Anonymous))
+                .map(|vma| Vma {
+                    name: Some("a name that is far too long for its column, it is".into()),
+                    ..vma
+                })
+                .collect();
+            let change = MapChange { space: SpaceId(0), unmap: vec![], map, modify: vec![] };
+            w.record(&Record::MapChange(change)).expect("a Vec");
+        }
+        let runs = [PageRun { addr: (u64::from(number) % mappings) << 32, pages: 1 }];
+        w.pages(SpaceId(0), &runs, &[&[1; PAGE_SIZE as usize]]).expect("a Vec");
+        let counts = w.round_counts();
+        w.record(&Record::RoundEnd(RoundEnd { number, counts })).expect("a Vec");
+    }
+    w.record(&Record::Cancel(Cancel { reason: "enough".into() })).expect("a Vec");
+    w.finish().expect("a Vec")
+}
+
+#[test]
+fn pictures_stay_readable_with_thousands_of_mappings_and_rounds_and_without_any() {
+    let texts = |picture: &str| -> Vec<(f64, f64, String)> {
+        let number = |line: &str, name: &str| {
+            line.split(name).nth(1)?.split('"').next().and_then(|text| text.parse::<f64>().ok())
+        };
+        let text = |line: &str| Some(line.split_once('>')?.1.split_once("</text>")?.0.to_owned());
+        let lines = picture.lines().filter(|line| line.starts_with("<text "));
+        lines.filter_map(|line| Some((number(line, " x=\"")?, number(line, " y=\"")?, text(line)?))).collect()
+    };
+    let height = |picture: &str| {
+        let height = picture.split("height=\"").nth(1).and_then(|rest| rest.split('"').next());
+        height.and_then(|text| text.parse::<f64>().ok()).expect("a height")
+    };
+
+    let (_, shown) = within(&["--map", "map.svg"], &wide(4000, 3));
+    let map = shown.map();
+    assert!(height(&map) < 16_000.0 && map.contains(">8 mappings<"), "{}", height(&map));
+    let (_, shown) = within(&["--map", "map.svg"], &wide(20, 1));
+    let few = shown.map();
+    assert!(
+        few.contains("nothing for 4.0 GiB") && few.contains("…") && few.contains("its column, it is]<"),
+        "{few}"
+    );
+    assert!(texts(&few).iter().all(|(x, _, text)| *x < 144.0 || text.chars().count() <= 34), "{few}");
+
+    let (_, shown) = within(&["--timeline", "t.svg"], &wide(1, 900));
+    let timeline = shown.timeline();
+    let numbers: Vec<_> =
+        texts(&timeline).into_iter().filter(|(_, _, text)| text.parse::<u32>().is_ok()).collect();
+    assert!(
+        numbers.len() > 10 && numbers.windows(2).all(|pair| pair[1].0 - pair[0].0 >= 24.0),
+        "{numbers:?}"
+    );
+    let (_, shown) = within(&["--timeline", "t.svg"], &stream("small")[..64]);
+    assert!(shown.timeline().contains(">no rounds<"));
+    let (_, shown) = within(&["--timeline", "t.svg"], &stream("cancelled"));
+    assert!(shown.timeline().contains(">no pages were sent<"));
+}
+
+#[test]
+fn the_pages_of_a_shared_memory_object_are_drawn_where_it_is_mapped() {
+    let (_, shown) = within(&["--map", "map.svg"], &stream("everything"));
+    let map = shown.map();
+    let strip = map.lines().find(|line| line.contains("memfd:y: 8.0 KiB")).expect("its strip");
+    assert!(strip.contains("#59a14f"), "sent once: {strip}");
+}
+
 #[test]
 fn a_cut_stream_is_exit_4_wherever_it_is_cut() {
     let bytes = stream("small");

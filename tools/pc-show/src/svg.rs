@@ -36,6 +36,15 @@ impl Svg {
         let _ = writeln!(self.body, r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}">{text}</text>"#);
     }
 
+    /// A text in which each letter is as wide as any other.
+    pub fn code(&mut self, x: f64, y: f64, anchor: &str, text: &str) {
+        let text = escaped(text);
+        let _ = writeln!(
+            self.body,
+            r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" font-family="monospace">{text}</text>"#
+        );
+    }
+
     /// A row of coloured squares with what they mean.
     pub fn legend(&mut self, y: f64, meanings: &[(&str, &str)]) {
         let mut x = 20.0;
@@ -49,9 +58,10 @@ impl Svg {
     /// The whole picture.
     pub fn finish(self, height: f64) -> String {
         format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {height:.0}\" font-family=\"sans-serif\" \
-             font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{}</svg>\n",
-            self.width, self.body
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height:.0}\" viewBox=\"0 0 {width} {height:.0}\" \
+             font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{}</svg>\n",
+            self.body,
+            width = self.width
         )
     }
 }

@@ -8,8 +8,12 @@ use crate::svg::Svg;
 const WIDTH: f64 = 1000.0;
 const LEFT: f64 = 90.0;
 const RIGHT: f64 = 980.0;
-const TOP: f64 = 70.0;
-const BOTTOM: f64 = 320.0;
+const TOP: f64 = 80.0;
+const BOTTOM: f64 = 330.0;
+/// Room for the stop, for the number of a round, and for an amount.
+const STOP_WIDTH: f64 = 60.0;
+const LABEL: f64 = 30.0;
+const AMOUNT: f64 = 62.0;
 /// More rounds than this are not drawn.
 const DRAWN: usize = 2000;
 
@@ -32,32 +36,51 @@ pub fn draw(model: &Model) -> String {
     );
     let rounds: Vec<_> = model.rounds.iter().take(DRAWN).collect();
     let starts = starts(&rounds);
-    let whole = starts.last().copied().unwrap_or(0.0).max(1.0);
+    let whole = starts.last().copied().unwrap_or(0.0);
     // The last round has no end: some room is left for it.
-    let x = |ns: f64| LEFT + ns / whole * (RIGHT - LEFT - 40.0);
+    let x = |ns: f64| if whole > 0.0 { LEFT + ns / whole * (RIGHT - LEFT - STOP_WIDTH) } else { LEFT };
     let most = rounds.iter().map(|round| bytes(round.counts.pages).max(bytes(round.counts.zero_pages)));
-    let most = most.max().unwrap_or(0).max(1);
-    let height = |amount: u64| amount as f64 / most as f64 * (BOTTOM - TOP);
+    let most = most.max().unwrap_or(0);
     axes(&mut svg, most, whole / 1e6, x);
+    if most == 0 {
+        let what = if rounds.is_empty() { "no rounds" } else { "no pages were sent" };
+        svg.text((LEFT + RIGHT) / 2.0, (TOP + BOTTOM) / 2.0, "middle", what);
+    }
+    let mut numbered = LEFT - LABEL;
     for (i, round) in rounds.iter().enumerate() {
         let from = x(starts[i]);
         let to = starts.get(i + 1).map_or(RIGHT, |next| x(*next)).max(from + 3.0);
-        let title = title(round, starts[i] / 1e6);
-        let mut bar = |amount: u64, from: f64, to: f64, colour: &str| {
-            let height = if amount == 0 { 0.0 } else { height(amount).max(1.0) };
-            svg.rectangle([from, BOTTOM - height, to - from, height], colour, &title);
-        };
-        let third = (to - from) / 3.0;
-        bar(bytes(round.counts.pages), from, to - third, if round.last { STOP } else { SENT });
-        bar(bytes(round.counts.zero_pages), to - third, to - 1.0, ZERO);
-        if rounds.len() <= 40 {
-            svg.text((from + to) / 2.0, BOTTOM + 16.0, "middle", &round.number.to_string());
+        bars(&mut svg, round, most, [from, to], &title(round, starts[i] / 1e6));
+        // As many numbers as there is room for.
+        let middle = (from + to) / 2.0;
+        if middle - numbered >= LABEL {
+            svg.text(middle, BOTTOM + 20.0, "middle", &round.number.to_string());
+            numbered = middle;
         }
     }
     if model.rounds.len() > DRAWN {
         svg.text(LEFT, BOTTOM + 60.0, "start", &format!("… and {} more", model.rounds.len() - DRAWN));
     }
     svg.finish(BOTTOM + 70.0)
+}
+
+/// What a round sent with its bytes, two thirds wide, and as zeroes, one third. Where there is room, how much that was: a bar
+/// may be too low to be seen.
+fn bars(svg: &mut Svg, round: &Round, most: u64, [from, to]: [f64; 2], title: &str) {
+    let third = (to - from) / 3.0;
+    let sent = if round.last { STOP } else { SENT };
+    let both =
+        [(round.counts.pages, from, to - third, sent), (round.counts.zero_pages, to - third, to - 1.0, ZERO)];
+    for (pages, from, to, colour) in both {
+        if pages == 0 {
+            continue;
+        }
+        let height = (bytes(pages) as f64 / most as f64 * (BOTTOM - TOP)).max(1.0);
+        svg.rectangle([from, BOTTOM - height, to - from, height], colour, title);
+        if to - from >= AMOUNT || round.last && colour == STOP {
+            svg.text((from + to) / 2.0, BOTTOM - height - 4.0, "middle", &pc_cli::show_size(bytes(pages)));
+        }
+    }
 }
 
 /// When each round began, in nanoseconds from the first. A stream may claim any times: none goes back here.
@@ -96,13 +119,19 @@ fn title(round: &Round, ms: f64) -> String {
 }
 
 fn axes(svg: &mut Svg, most: u64, whole_ms: f64, x: impl Fn(f64) -> f64) {
-    for quarter in 0..=4 {
+    let quarters = |any: bool| if any { 0..=4 } else { 0..=0 };
+    for quarter in quarters(most > 0) {
         let part = f64::from(quarter) / 4.0;
         let y = BOTTOM - part * (BOTTOM - TOP);
         svg.line([LEFT, y, RIGHT, y], "#ddd");
         svg.text(LEFT - 8.0, y + 4.0, "end", &pc_cli::show_size((most as f64 * part) as u64));
+    }
+    svg.text(LEFT - 8.0, BOTTOM + 20.0, "end", "round");
+    svg.text(LEFT - 8.0 - LABEL, BOTTOM + 46.0, "end", "time");
+    for quarter in quarters(whole_ms > 0.0) {
+        let part = f64::from(quarter) / 4.0;
         let at = x(whole_ms * 1e6 * part);
-        svg.line([at, BOTTOM + 22.0, at, BOTTOM + 26.0], "#888");
-        svg.text(at, BOTTOM + 40.0, "middle", &format!("{:.1} ms", whole_ms * part));
+        svg.line([at, BOTTOM + 28.0, at, BOTTOM + 32.0], "#888");
+        svg.text(at, BOTTOM + 46.0, "middle", &format!("{:.1} ms", whole_ms * part));
     }
 }
