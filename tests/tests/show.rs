@@ -313,9 +313,13 @@ fn hostile_lengths_are_exit_3_with_little_memory() {
         w.end().expect("a Vec");
         w.into_inner()
     };
-    // A list of 2^20 lists that claim 2^40 entries each; one that claims 2^60.
-    let nested =
-        [&3u32.to_le_bytes()[..], &0x10_0000u64.to_le_bytes(), &(1u64 << 40).to_le_bytes().repeat(1000)];
+    // What waits in a pipe: 2^20 lists that claim 2^40 bytes each; as many that are empty, and would only take memory for themselves.
+    // A list that claims 2^60 entries.
+    let pipe = |lists: &[u8]| {
+        let head =
+            [&3u32.to_le_bytes()[..], &[0; 4], &[0], &1u32.to_le_bytes(), &1u32.to_le_bytes(), &[0; 4]];
+        framed(0x41, &[&head.concat()[..], &(1u64 << 20).to_le_bytes(), lists].concat())
+    };
     let huge = [&0u32.to_le_bytes()[..], &(1u64 << 60).to_le_bytes(), &[0; 64]].concat();
     let runs = [&0u32.to_le_bytes()[..], &u32::MAX.to_le_bytes(), &[0xff; 64]].concat();
     let hostile = [
@@ -324,7 +328,8 @@ fn hostile_lengths_are_exit_3_with_little_memory() {
         ("a payload above the cap", claim((16 << 20) + 1, 1)),
         ("a string of 2^60 bytes", framed(1, &[&(1u64 << 60).to_le_bytes()[..], &[0; 64]].concat())),
         ("a list of 2^60 descriptors", framed(0x40, &huge)),
-        ("nested lists", framed(0x41, &nested.concat())),
+        ("lists in a list", pipe(&(1u64 << 40).to_le_bytes().repeat(1000))),
+        ("empty lists in a list", pipe(&vec![0; 8 << 20])),
         ("2^32 runs", framed(0x23, &runs)),
     ];
     for (what, stream) in hostile {
