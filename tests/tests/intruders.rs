@@ -4,7 +4,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
@@ -73,6 +73,8 @@ fn intruders_are_named_and_dropped_and_the_true_sender_still_gets_in() {
     assert_eq!((sender.code(), first.code()), (Some(0), Some(0)));
     let recorded = relay.recorded();
     assert!(recorded.len() > 100);
+    let holds = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
+    assert!(!holds(&recorded, b"the true one"), "whoever listens on the line reads nothing");
 
     let mut receiver = recv(&folder, &[&keyed[..], &["--", "sh", "-c", &command]].concat());
     let addr = receiver.addr();
@@ -114,6 +116,32 @@ fn intruders_are_named_and_dropped_and_the_true_sender_still_gets_in() {
         "language of pc-send",
     ] {
         assert!(said.contains(named), "{named} is not in the log:\n{said}");
+    }
+}
+
+#[test]
+fn a_sender_gives_nothing_to_who_does_not_hold_the_key() {
+    let folder = Folder::new();
+    let key = key(&folder, "key");
+    let path = file(&folder, "input", b"a secret of the memory");
+    let began = folder.file("began");
+    let command = format!("touch {}; cat {}", began.display(), path.display());
+    for answer in [&b""[..], b"HTTP/1.1 200 OK\r\n\r\n", &[0; 4096], &noise(4096, 21)] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let addr = listener.local_addr().expect("an address").to_string();
+        let mut sender = send(&folder, None, &addr, &["--key-file", &key, "--", "sh", "-c", &command]);
+        let (mut socket, _) = listener.accept().expect("a connection");
+        socket.set_read_timeout(Some(Duration::from_millis(500))).expect("a time limit");
+        let mut heard = [0; 4096];
+        let first = socket.read(&mut heard).expect("a greeting");
+        socket.write_all(answer).expect("a write");
+        let mut rest = Vec::new();
+        let _ = socket.read_to_end(&mut rest);
+        drop(socket);
+        assert_eq!(sender.code(), Some(5), "{}", sender.said());
+        let heard = [&heard[..first], &rest].concat();
+        assert!(heard.len() < 200, "no more than a handshake: {} bytes", heard.len());
+        assert!(!began.exists(), "nothing is started for an impostor");
     }
 }
 

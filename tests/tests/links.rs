@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,34 @@ fn a_command_is_joined_in_both_directions() {
     let mut sender = send(&folder, None, &receiver.addr(), &["--", "bash", "-c", asks]);
     assert_eq!((sender.code(), receiver.code()), (Some(0), Some(0)), "{}", sender.said());
     assert!(began.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn a_reader_that_does_not_read_costs_neither_side_more_memory_than_its_window() {
+    let folder = Folder::new();
+    let mut receiver = recv(&folder, &["--", "sleep", "300"]);
+    let endless = Path::new("/dev/zero");
+    let mut sender = send(&folder, Some(endless), &receiver.addr(), &["--streams", "4", "--reconnect", "9"]);
+    let read = |tool: &Tool| {
+        let io = fs::read_to_string(format!("/proc/{}/io", tool.child.id())).expect("its figures");
+        io.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse::<u64>().ok()).expect("rchar")
+    };
+    // 32 MiB are under way, and nothing more is read.
+    let mut before = 0;
+    wait_for("the sender stands still", LIMIT, || {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = read(&sender);
+        std::mem::replace(&mut before, now) == now && now > 32 << 20
+    });
+    for tool in [&sender, &receiver] {
+        let most = pc_tests::status(tool.child.id() as i32, "VmHWM");
+        let kib: u64 = most.trim_end_matches(" kB").trim().parse().expect("a number");
+        assert!(kib < 96 << 10, "{most}");
+    }
+    sender.signal(Signal::SIGTERM);
+    assert_eq!(sender.code(), Some(7), "{}", sender.said());
+    receiver.signal(Signal::SIGTERM);
+    receiver.code();
 }
 
 #[test]
