@@ -60,8 +60,12 @@ impl Scene {
     fn copy_runs(&mut self, pid: i32) {
         self.copy = Some(pid);
         self.wait_for("sleep", pid);
-        let state = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the copy");
-        assert!(state.contains("(sleep) S "), "{state}");
+        // Just released, it has to come to run first.
+        let sleeps = (0..500).any(|_| {
+            thread::sleep(Duration::from_millis(10));
+            state(pid) == Some('S')
+        });
+        assert!(sleeps, "the copy is in state {:?}", state(pid));
     }
 
     /// The copy whose number pc-restore has left in a file.
@@ -188,6 +192,33 @@ fn fake_ssh(scene: &Scene) -> String {
     fs::write(&path, "#!/bin/sh\nshift\nexec sh -c \"$*\"\n").expect("a script");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("a mode");
     path
+}
+
+#[test]
+fn migrations_go_through_the_ssh_that_is_in_the_path() {
+    // Each with the host's name as ssh is given it.
+    let scripts: [(&str, &[&str]); 3] = [
+        ("examples/migrate-ssh", &["elsewhere"]),
+        ("examples/migrate-zstd", &["elsewhere"]),
+        ("examples/migrate-netcat", &["127.0.0.1", "PORT"]),
+    ];
+    for (script, args) in scripts {
+        let mut scene = Scene::new();
+        let hosts = scene.path("hosts");
+        let ssh = format!("#!/bin/sh\necho \"$1\" >> {hosts}\nshift\nexec sh -c \"$*\"\n");
+        fs::write(fake_ssh(&scene), ssh).expect("a script");
+        let path = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{}:{path}", scene.folder.display(), tools().display());
+        let restore = format!("--new-pid-ns --pidfile {}", scene.path("pid"));
+        let (pid, port) = (scene.pid().to_string(), free_port());
+        let rest = args.iter().map(|arg| if *arg == "PORT" { port.as_str() } else { arg });
+        let args: Vec<&str> = std::iter::once(pid.as_str()).chain(rest).collect();
+        ok(&run(script, &args, &[("PATH", path.as_str()), ("RESTORE", &restore)]));
+        scene.original_is_gone();
+        scene.copy_runs_by_pidfile("pid");
+        let hosts = fs::read_to_string(hosts).expect("ssh was called");
+        assert!(hosts.lines().all(|host| host == args[1]), "{script}: {hosts}");
+    }
 }
 
 #[test]
