@@ -133,6 +133,15 @@ fn copy(known: &[i32], sure: bool) -> Option<i32> {
     found
 }
 
+/// Whether SIGKILL waits for a process, or it is on its way out.
+fn killed(pid: i32) -> bool {
+    let waits = |field| u64::from_str_radix(&status_of(pid, field), 16).is_ok_and(|set| set >> 8 & 1 != 0);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    const PF_EXITING: u64 = 4;
+    waits("SigPnd") || waits("ShdPnd") || flags.is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
 fn comm(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
@@ -151,6 +160,12 @@ fn settle(writer: Writer, outcome: &Outcome) -> (Fate, Writer) {
         std::thread::sleep(Duration::from_millis(100));
     }
     let copy = copy(&known, outcome.restored.is_none_or(|code| code == 0));
+    // One that is being killed runs no instruction of its own any more, but on a busy machine it may take its time to go.
+    let gone = || matches!(state(pid), None | Some('Z' | 'X'));
+    let dying = || killed(pid) || gone();
+    if copy.is_some() && dying() {
+        wait_for("the original ends", Duration::from_secs(10), gone);
+    }
     let original = match state(pid) {
         None | Some('Z' | 'X') => None,
         Some('T') => Some(true),
