@@ -10,6 +10,8 @@ pub mod cpu;
 pub mod fcntl;
 pub mod kcmp;
 pub mod mem;
+pub mod netlink;
+pub mod nftables;
 pub mod pagemap;
 pub mod pidfd;
 pub mod ptrace;
@@ -17,6 +19,8 @@ pub mod sched;
 pub mod shm;
 pub mod signalfd;
 pub mod sockopt;
+pub mod tcp_repair;
+pub mod tcp_segment;
 pub mod timerfd;
 pub mod uffd;
 

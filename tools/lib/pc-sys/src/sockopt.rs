@@ -1,7 +1,7 @@
 //! getsockopt(2) and setsockopt(2) with values as bytes.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::check;
 
@@ -22,6 +22,15 @@ pub fn getsockopt_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i
     let value = getsockopt(fd, level, name, 4)?;
     let bytes = value.try_into().map_err(|_| io::Error::other("a socket option of another length"))?;
     Ok(i32::from_ne_bytes(bytes))
+}
+
+/// The network namespace of a socket (`SIOCGSKNS`).
+pub fn network_namespace(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const SIOCGSKNS: libc::c_ulong = 0x894c;
+    // SAFETY: the request takes no argument, and gives a new descriptor.
+    let namespace = check(unsafe { libc::ioctl(fd.as_raw_fd(), SIOCGSKNS) }.into())?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(namespace as i32) })
 }
 
 /// Sets an option.
