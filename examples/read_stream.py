@@ -13,8 +13,7 @@ import struct
 import sys
 
 MAGIC = b"\x89PCS\r\n\x1a\n"
-LIMIT = 16 << 20
-SKIPPABLE, COMPRESSED = 1, 2
+LIMIT, SKIPPABLE, COMPRESSED = 16 << 20, 1, 2
 PAGES, COMMIT, CANCEL, END = 0x23, 0x70, 0x71, 0xFFFF
 RECORDS = {
     0x01: "Machine", 0x02: "RoundBegin", 0x03: "RoundEnd", 0x10: "Task", 0x11: "TaskGone", 0x12: "Space",
@@ -71,7 +70,11 @@ Kind| Regular file u32, offset u64; Pipe pipe u32, capacity u32, content [bytes]
 Target: fd u32, file u32, events u32, data u64
 SockOpt: level i32, name i32, value bytes
 Addr| V4 ip u8*4, port u16; V6 ip u8*16, port u16, flow u32, scope u32
-InetState| New; Bound local Addr; Listen local Addr, backlog u32; ConnectedUdp local Addr, peer Addr; Closed local Addr?, peer Addr?
+InetState| New; Bound local Addr; Listen local Addr, backlog u32; ConnectedUdp local Addr, peer Addr; Closed local Addr?, peer Addr?; Connected local Addr, peer Addr, state TcpState, receive TcpQueue, send TcpQueue, unsent u32, window TcpWindow, options TcpOptions, shut_read bool
+TcpState| Established; FinWait1; FinWait2; Closing; CloseWait; LastAck
+TcpQueue: sequence u32, bytes bytes
+TcpWindow: snd_wl1 u32, snd_wnd u32, max_window u32, rcv_wnd u32, rcv_wup u32
+TcpOptions: mss u32, scale (u8+u8)?, sack bool, timestamp u32?
 Owned: mode u32, uid u32, gid u32
 UnixState| Unconnected; Listen backlog u32; Pair pair u32, queue [bytes], shutdown u8
 ExternalKind| Terminal; PipeRead; PipeWrite
@@ -193,10 +196,8 @@ def frame(stream, number, digest, bodies):
     known = kind in RECORDS and version == (0 if kind == END else 1)
     if not known and not flags & SKIPPABLE or known and flags & COMPRESSED:
         raise Wrong(6, f"at byte {offset}: type {kind:#06x} ({name}) version {version} is not known here")
-    said = None
-    if known and kind == PAGES:
-        said = pages(payload)
-    elif known and kind != END:
+    said = pages(payload) if known and kind == PAGES else None
+    if known and kind not in (PAGES, END):
         body = Body(payload)
         said = body.value(name)
         if body.at != length:

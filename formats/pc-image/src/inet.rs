@@ -7,6 +7,9 @@ use bincode::enc::Encoder;
 use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode};
 
+use crate::TcpConnection;
+use crate::tcp::Connection;
+
 /// A socket option as getsockopt(2) gave it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct SockOpt {
@@ -61,12 +64,14 @@ pub enum InetState {
         /// Peer, for people.
         peer: Option<SocketAddr>,
     },
+    /// TCP connection that goes on (`--tcp-established`).
+    Connected(Box<TcpConnection>),
 }
 
 /// An address as it stands in a stream. bincode's own form has neither the scope, without which a link-local address
 /// cannot be bound, nor the flow.
 #[derive(Encode, Decode)]
-enum Addr {
+pub(crate) enum Addr {
     V4 { ip: [u8; 4], port: u16 },
     V6 { ip: [u8; 16], port: u16, flow: u32, scope: u32 },
 }
@@ -99,20 +104,22 @@ enum State {
     Listen { local: Addr, backlog: u32 },
     ConnectedUdp { local: Addr, peer: Addr },
     Closed { local: Option<Addr>, peer: Option<Addr> },
+    Connected(Connection),
 }
 
 impl Encode for InetState {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        let state = match *self {
+        let state = match self {
             Self::New => State::New,
-            Self::Bound(local) => State::Bound(local.into()),
-            Self::Listen { local, backlog } => State::Listen { local: local.into(), backlog },
+            Self::Bound(local) => State::Bound((*local).into()),
+            Self::Listen { local, backlog } => State::Listen { local: (*local).into(), backlog: *backlog },
             Self::ConnectedUdp { local, peer } => {
-                State::ConnectedUdp { local: local.into(), peer: peer.into() }
+                State::ConnectedUdp { local: (*local).into(), peer: (*peer).into() }
             }
             Self::Closed { local, peer } => {
                 State::Closed { local: local.map(Into::into), peer: peer.map(Into::into) }
             }
+            Self::Connected(tcp) => State::Connected(tcp.as_ref().into()),
         };
         state.encode(encoder)
     }
@@ -130,6 +137,7 @@ impl<Context> Decode<Context> for InetState {
             State::Closed { local, peer } => {
                 Self::Closed { local: local.map(Into::into), peer: peer.map(Into::into) }
             }
+            State::Connected(tcp) => Self::Connected(Box::new(tcp.into())),
         })
     }
 }

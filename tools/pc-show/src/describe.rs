@@ -43,7 +43,24 @@ fn describe_inet(inet: &Inet) -> String {
         InetState::Closed { local, peer } => {
             format!("{protocol} connection {} to {}, closed by the move", show(local), show(peer))
         }
+        InetState::Connected(tcp) => describe_connection(tcp),
     }
+}
+
+fn describe_connection(tcp: &TcpConnection) -> String {
+    let state = match tcp.state {
+        TcpState::Established => "established",
+        TcpState::FinWait1 => "FIN-WAIT-1",
+        TcpState::FinWait2 => "FIN-WAIT-2",
+        TcpState::Closing => "CLOSING",
+        TcpState::CloseWait => "CLOSE-WAIT",
+        TcpState::LastAck => "LAST-ACK",
+    };
+    let TcpConnection { local, peer, receive, send, .. } = tcp;
+    let (unread, unacknowledged) = (receive.bytes.len(), send.bytes.len());
+    format!(
+        "TCP connection {local} to {peer}, {state}, {unread} bytes to be read, {unacknowledged} to be acknowledged"
+    )
 }
 
 fn describe_unix(socket: &UnixSocket) -> String {
