@@ -69,12 +69,28 @@ pub struct Args {
 
     /// Capture nothing: let an original that was left stopped run on, or end it as its copy runs
     #[arg(long, value_name = "HOW", value_enum, conflicts_with_all = ["handover", "once", "fate", "check", "rounds",
-        "downtime_limit", "require_downtime", "track", "tcp_close"])]
+        "downtime_limit", "require_downtime", "track", "tcp_close", "tcp_established", "on_frozen"])]
     pub resolve: Option<Resolve>,
+
+    /// Take established TCP connections along; their packets are held back meanwhile
+    #[arg(long, conflicts_with = "tcp_close")]
+    pub tcp_established: bool,
 
     /// Capture connected TCP sockets too; the copy finds them closed by the other side
     #[arg(long)]
     pub tcp_close: bool,
+
+    /// How packets are held back while connections move
+    #[arg(long, value_name = "HOW", value_enum, default_value_t, requires = "tcp_established")]
+    pub network_lock: NetworkLock,
+
+    /// Run CMD by sh once the process is stopped; if it fails, the process runs on
+    #[arg(long, value_name = "CMD")]
+    pub on_frozen: Option<String>,
+
+    /// Run CMD by sh when the process runs on after the command of --on-frozen
+    #[arg(long, value_name = "CMD", requires = "on_frozen")]
+    pub on_resumed: Option<String>,
 
     #[command(flatten)]
     pub common: CommonArgs,
@@ -113,6 +129,16 @@ impl Resolve {
     }
 }
 
+/// How packets of connections are held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum NetworkLock {
+    /// By rules of nf_tables
+    #[default]
+    Nftables,
+    /// Not at all: you see to it
+    Skip,
+}
+
 /// What becomes of the original.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -133,7 +159,12 @@ impl Args {
             Track::SoftDirty => pc_capture::Track::SoftDirty,
             Track::Hash => pc_capture::Track::Hash,
         };
-        Settings { pid: self.pid, tcp_close: self.tcp_close, track }
+        let network_lock = match self.network_lock {
+            NetworkLock::Nftables => pc_capture::NetworkLock::Nftables,
+            NetworkLock::Skip => pc_capture::NetworkLock::Skip,
+        };
+        let Self { pid, tcp_close, tcp_established, .. } = *self;
+        Settings { pid, tcp_close, tcp_established, network_lock, track }
     }
 
     /// When the process is to be stopped; `None` = at once.

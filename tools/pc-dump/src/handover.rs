@@ -12,6 +12,7 @@ use pc_ctl::{SourceAction, SourceEvent, SourceOutcome, Why};
 use pc_image::{Sink as _, Writer};
 
 use crate::args::Args;
+use crate::hooks::Hooks;
 use crate::peer::{Peer, exit_for};
 use crate::{TOOL, coded, report, stream_id};
 
@@ -32,6 +33,7 @@ pub fn dump(
     settings: &Settings,
     signals: Cancel,
     progress: &Progress,
+    hooks: &mut Hooks,
 ) -> anyhow::Result<Moved> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
@@ -56,6 +58,8 @@ pub fn dump(
         times: Times::default(),
         lap: Instant::now(),
         progress,
+        args,
+        hooks,
     };
     source.capture(settings, rounds);
     source.carry_out()
@@ -94,6 +98,8 @@ struct Source<'a> {
     times: Times,
     lap: Instant,
     progress: &'a Progress,
+    args: &'a Args,
+    hooks: &'a mut Hooks,
 }
 
 /// The frozen original. Once Commit may have been sent, not even a panic lets it run.
@@ -128,11 +134,13 @@ impl Source<'_> {
             peer: &self.peer,
             guardian: &mut self.guardian,
             freeze_timeout: self.freeze_timeout,
+            hooks: self.hooks,
         };
         let frozen = pc_capture::dump(settings, rounds, &mut writer, &mut watcher, &cancel);
         let sent = frozen.and_then(|frozen| {
             self.held.frozen = Some(frozen);
-            Ok(writer.flush()?)
+            writer.flush()?;
+            self.hooks.done(self.peer.pull()).map_err(|error| self.hook_failed(&error))
         });
         self.lap = Instant::now();
         match sent {
@@ -200,7 +208,15 @@ impl Source<'_> {
         let lost = |source| CaptureError::Kernel { pid, what: "telling the guardian".into(), source };
         self.guardian.stopping(frozen.was_stopped()).map_err(lost)?;
         frozen.set_stop()?;
-        self.guardian.committing().map_err(lost)
+        self.guardian.committing().map_err(lost)?;
+        self.hooks.committing(self.args).map_err(|error| self.hook_failed(&error))
+    }
+
+    fn hook_failed(&self, error: &anyhow::Error) -> CaptureError {
+        if pc_cli::exit_of(error) == Exit::Cancelled {
+            return CaptureError::Cancelled(self.pid);
+        }
+        CaptureError::Refused { pid: self.pid, why: pc_cli::chain(error) }
     }
 
     fn send_commit(&mut self) {
@@ -298,11 +314,16 @@ struct Watcher<'a> {
     peer: &'a Peer,
     guardian: &'a mut Guardian,
     freeze_timeout: Duration,
+    hooks: &'a mut Hooks,
 }
 
 impl pc_capture::Caller for Watcher<'_> {
     fn round(&mut self, figures: &RoundFigures) {
         self.progress.round(&report::round(figures));
+    }
+
+    fn frozen(&mut self) {
+        self.hooks.frozen();
     }
 
     fn notice(&mut self, text: &str) {

@@ -4,6 +4,7 @@
 
 mod args;
 mod handover;
+mod hooks;
 mod oneway;
 mod peer;
 mod report;
@@ -16,6 +17,7 @@ use pc_capture::CaptureError;
 use pc_cli::{Exit, Pending, Progress, signals};
 
 use args::{Args, Fate};
+use hooks::Hooks;
 
 const TOOL: &str = "pc-dump";
 
@@ -41,19 +43,28 @@ fn run() -> anyhow::Result<ExitCode> {
     let cancel = signals::install().context("signals")?;
     let stats = args.common.stats.as_deref().map(Pending::create).transpose()?;
     let progress = Progress::new(TOOL, args.common.progress);
-    let (figures, moved) = match args.rounds().filter(|_| args.handover) {
+    let mut hooks = Hooks::prepare(&args)?;
+    let dumped = match args.rounds().filter(|_| args.handover) {
         Some(rounds) => {
-            let moved = handover::dump(&args, rounds, &settings, cancel, &progress)?;
-            (moved.figures, Some((moved.pid, moved.times)))
+            let moved = handover::dump(&args, rounds, &settings, cancel.clone(), &progress, &mut hooks);
+            moved.map(|moved| (moved.figures, Some((moved.pid, moved.times))))
         }
-        None => {
-            let output = pc_cli::output_until(TOOL, &cancel)?;
-            (oneway::dump(&args, &settings, output, cancel.flag(), &progress)?, None)
-        }
+        None => pc_cli::output_until(TOOL, &cancel).and_then(|output| {
+            Ok((oneway::dump(&args, &settings, output, &cancel, &progress, &mut hooks)?, None))
+        }),
     };
+    let hooks_time = hooks.time;
+    hooks.end(&args, dumped.as_ref().err(), &cancel, &progress);
+    let (figures, moved) = dumped?;
     progress.finish();
     if let Some(last) = figures.rounds.last() {
         progress.round(&report::round(last));
+    }
+    if let Some(table) = &figures.left_held {
+        progress.notice(&format!(
+            "packets of its connections are still held back, as they would reach this machine: pc-restore \
+             --tcp-established lets them pass here, and so does: nft delete table inet {table}"
+        ));
     }
     if let Some((pid, _)) = moved {
         let stood = pc_cli::show_duration(Duration::from_micros(figures.frozen_time));
@@ -68,7 +79,8 @@ fn run() -> anyhow::Result<ExitCode> {
         ));
     }
     if let Some(file) = stats {
-        let put = file.put_figures(&report::Stats::new(&figures, moved.map(|(_, times)| times)));
+        let times = moved.map(|(_, times)| times);
+        let put = file.put_figures(&report::Stats::new(&figures, hooks_time, times));
         put.with_context(|| format!("pid {} was captured, but", args.pid))?;
     }
     Ok(ExitCode::SUCCESS)

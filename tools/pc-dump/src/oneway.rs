@@ -1,15 +1,15 @@
 //! One way: the stream goes to standard output, and nobody says what became of it.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
 use pc_capture::{CaptureError, Figures, Frozen, RoundFigures, Settings};
+use pc_cli::signals::Cancel;
 use pc_cli::{Exit, Output, Progress, WithExit as _};
 use pc_image::Writer;
 
 use crate::args::{Args, Fate};
+use crate::hooks::Hooks;
 use crate::{coded, report, stream_id};
 
 /// From the preflight to what becomes of the original. Until Commit is written, any failure leaves it running.
@@ -17,23 +17,27 @@ pub fn dump(
     args: &Args,
     settings: &Settings,
     output: Output,
-    cancel: Arc<AtomicBool>,
+    cancel: &Cancel,
     progress: &Progress,
+    hooks: &mut Hooks,
 ) -> anyhow::Result<Figures> {
     let gauge = output.as_fd().try_clone_to_owned().context("standard output")?;
-    let mut watcher = Watcher { progress, output: gauge };
+    let mut watcher = Watcher { progress, output: gauge, hooks };
     let mut writer = coded(Writer::new(output, stream_id()?).map_err(CaptureError::from))?;
     progress.line(&format!("capturing pid {}", settings.pid));
+    let flag = cancel.flag();
     let frozen = match args.rounds() {
-        Some(rounds) => pc_capture::dump(settings, rounds, &mut writer, &mut watcher, &cancel),
-        None => pc_capture::dump_once(settings, &mut writer, &mut watcher, &cancel),
+        Some(rounds) => pc_capture::dump(settings, rounds, &mut writer, &mut watcher, &flag),
+        None => pc_capture::dump_once(settings, &mut writer, &mut watcher, &flag),
     };
     drop(watcher);
     let mut frozen = coded(frozen)?;
+    hooks.done(cancel)?;
     coded(frozen.last_signals(&mut writer))?;
     if args.fate() != Fate::Running {
         coded(frozen.set_stop())?;
     }
+    hooks.committing(args)?;
     coded(writer.commit().map_err(CaptureError::from))?;
     frozen.committed();
     match coded(writer.finish().map_err(CaptureError::from)) {
@@ -60,11 +64,16 @@ fn in_doubt(args: &Args, frozen: Frozen, error: anyhow::Error) -> anyhow::Result
 struct Watcher<'a> {
     progress: &'a Progress,
     output: OwnedFd,
+    hooks: &'a mut Hooks,
 }
 
 impl pc_capture::Caller for Watcher<'_> {
     fn round(&mut self, figures: &RoundFigures) {
         self.progress.round(&report::round(figures));
+    }
+
+    fn frozen(&mut self) {
+        self.hooks.frozen();
     }
 
     fn notice(&mut self, text: &str) {

@@ -1,5 +1,7 @@
 //! Figures in the form in which people and scripts get them.
 
+use std::time::Duration;
+
 use pc_capture::{Figures, RoundFigures, StopFigures};
 use pc_cli::Round;
 use serde::Serialize;
@@ -19,6 +21,7 @@ pub struct Stats {
     pages_skipped_parent: u64,
     pages_written: u64,
     first_pause: u64,
+    hooks: u64,
     tracked_by: &'static str,
     stop: Stop,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,8 +41,8 @@ struct Stop {
 }
 
 impl Stats {
-    /// Of a finished run.
-    pub fn new(figures: &Figures, handover: Option<Times>) -> Self {
+    /// Of a finished run; `hooks` is how long the commands of hooks took while the process stood still.
+    pub fn new(figures: &Figures, hooks: Duration, handover: Option<Times>) -> Self {
         let StopFigures { freeze, scan, registers, descriptors, copy, write } = figures.stop;
         Self {
             freezing_time: figures.freezing_time,
@@ -50,6 +53,7 @@ impl Stats {
             pages_skipped_parent: figures.pages_skipped,
             pages_written: figures.pages_written(),
             first_pause: figures.first_pause,
+            hooks: hooks.as_micros() as u64,
             tracked_by: figures.tracked_by,
             stop: Stop { freeze, scan, registers, descriptors, copy, write },
             handover,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use pc_cli::CommonArgs;
 use pc_rebuild::{Attach, Settings};
 
@@ -35,6 +35,30 @@ pub struct Args {
     #[arg(long, value_name = "ID=PATH|fd:N|null", value_parser = parse_attach)]
     pub attach: Vec<(String, Attach)>,
 
+    /// Go on with established TCP connections of the stream; their addresses may come with --on-ready
+    #[arg(long, conflicts_with = "tcp_close")]
+    pub tcp_established: bool,
+
+    /// Restore a stream with established TCP connections; the process finds them closed by the other side
+    #[arg(long)]
+    pub tcp_close: bool,
+
+    /// How packets are held back until connections go on
+    #[arg(long, value_name = "HOW", value_enum, default_value_t, requires = "tcp_established")]
+    pub network_lock: NetworkLock,
+
+    /// Run CMD by sh once everything is built, before the process runs; if it fails, so does the restore
+    #[arg(long, value_name = "CMD")]
+    pub on_ready: Option<String>,
+
+    /// Run CMD by sh if the process does not come to run after the command of --on-ready has begun
+    #[arg(long, value_name = "CMD", requires = "on_ready")]
+    pub on_failed: Option<String>,
+
+    /// Run CMD by sh once the process runs
+    #[arg(long, value_name = "CMD")]
+    pub on_running: Option<String>,
+
     /// Let the process run at Commit, without waiting for the end of input
     #[arg(long)]
     pub run_at_commit: bool,
@@ -60,6 +84,16 @@ pub struct Args {
     pub common: CommonArgs,
 }
 
+/// How packets of connections are held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum NetworkLock {
+    /// By rules of nf_tables
+    #[default]
+    Nftables,
+    /// Not at all: you see to it
+    Skip,
+}
+
 impl Args {
     /// How the process is to be restored.
     pub fn settings(&self) -> Settings {
@@ -72,6 +106,14 @@ impl Args {
             handover: self.handover,
             leave_stopped: self.leave_stopped,
             attach: self.attach.iter().cloned().collect(),
+            tcp_established: self.tcp_established,
+            tcp_close: self.tcp_close,
+            network_lock: match self.network_lock {
+                NetworkLock::Nftables => pc_rebuild::NetworkLock::Nftables,
+                NetworkLock::Skip => pc_rebuild::NetworkLock::Skip,
+            },
+            late_addresses: self.tcp_established || self.on_ready.is_some(),
+            on_ready: None,
             cancel: None,
         }
     }

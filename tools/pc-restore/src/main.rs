@@ -5,6 +5,7 @@
 mod args;
 mod foreground;
 mod handover;
+mod hooks;
 mod report;
 
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ use pc_rebuild::{RebuildError, Restored, Settings};
 
 use args::Args;
 use handover::HandOver;
+use hooks::Hooks;
 
 const TOOL: &str = "pc-restore";
 
@@ -38,11 +40,16 @@ fn restore_and_follow(args: &Args) -> anyhow::Result<ExitCode> {
     let pidfile = args.pidfile.as_deref().map(Pending::create).transpose()?;
     let stats = args.common.stats.as_deref().map(Pending::create).transpose()?;
     let progress = Progress::new(TOOL, args.common.progress);
-    let restored = restore(args, &cancel, &progress)?;
+    let mut hooks = Hooks::prepare(args)?;
+    let restored = restore(args, &cancel, &progress, &hooks);
+    let hooked = hooks.end(restored.as_ref().ok(), &cancel, &progress);
+    let mut restored = restored?;
     progress.finish();
+    restored.times.hooks += hooked.as_ref().copied().unwrap_or_default();
     // The process runs: from here on nothing is taken back, and what fails is said.
     let said = pidfile.map_or(Ok(()), |file| file.put(format!("{}\n", restored.pid).as_bytes()));
     let said = said.and(stats.map_or(Ok(()), |file| file.put_figures(&report::Stats::new(&restored))));
+    let said = said.and(hooked.map(drop));
     progress.line(&report::line(&restored));
     if args.detach {
         said.with_context(|| format!("pid {} runs, but", restored.pid))?;
@@ -54,12 +61,13 @@ fn restore_and_follow(args: &Args) -> anyhow::Result<ExitCode> {
     foreground::follow(&restored, &mut passed_on)
 }
 
-fn restore(args: &Args, cancel: &Cancel, progress: &Progress) -> anyhow::Result<Restored> {
+fn restore(args: &Args, cancel: &Cancel, progress: &Progress, hooks: &Hooks) -> anyhow::Result<Restored> {
     let mut settings = args.settings();
     if args.handover {
-        return hand_over(args, settings, cancel, progress);
+        return hand_over(args, settings, cancel, progress, hooks);
     }
     settings.cancel = Some(cancel.flag());
+    settings.on_ready = hooks.on_ready(cancel);
     let input = pc_cli::input_until(TOOL, None, cancel)?;
     let mut reader = Reader::new(input);
     let restored =
@@ -73,9 +81,11 @@ fn hand_over(
     mut settings: Settings,
     cancel: &Cancel,
     progress: &Progress,
+    hooks: &Hooks,
 ) -> anyhow::Result<Restored> {
     let hand_over = HandOver::begin(args, cancel)?;
     settings.cancel = Some(hand_over.pull().flag());
+    settings.on_ready = hooks.on_ready(hand_over.pull());
     let input = pc_cli::input_within(TOOL, hand_over.pull(), args.timeout);
     let input = input.inspect_err(|error| hand_over.not_begun(error))?;
     let restored = hand_over.restore(&settings, Reader::new(input), &mut |text| progress.notice(text));

@@ -14,6 +14,7 @@ pub struct Stats {
     restore_time: u64,
     receive_time: u64,
     apply_time: u64,
+    hooks: u64,
     stop: Stop,
 }
 
@@ -39,6 +40,7 @@ impl Stats {
             restore_time: micros(times.restore),
             receive_time: micros(times.receive),
             apply_time: micros(times.apply),
+            hooks: micros(times.hooks),
             stop: Stop {
                 receive: micros(times.last_receive),
                 apply: micros(times.last_apply),

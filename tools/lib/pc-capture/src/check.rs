@@ -14,6 +14,7 @@ use crate::openfile::{Fds, descriptors};
 use crate::procfs::{Stat, Status};
 use crate::shm::is_gone;
 use crate::task::FDS;
+use crate::tcp::{self, Connected, Connections};
 
 const PF_KTHREAD: u64 = 0x0020_0000;
 
@@ -27,6 +28,8 @@ pub(crate) struct Target {
     pub files: Files,
     /// What smaps told of the mappings.
     pub known: Known,
+    /// Its TCP connections, if they are taken along.
+    pub connections: Connections,
 }
 
 /// Looks the process over.
@@ -52,15 +55,17 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
         collect(files.link(link, pc_image::FileNeed::Kind), &mut bad)?;
     }
     let all = descriptors(pid, false)?;
-    let mut fds = Fds::of(pid, pidfd.as_fd(), &mut files, settings.tcp_close, false, all)?;
+    let mut fds = Fds::of(pid, pidfd.as_fd(), &mut files, Connected::of(settings), false, all)?;
     bad.extend(fds.capture(FDS)?.unsupported);
     drop(fds);
     bad.extend(files.objects.judge()?);
+    bad.extend(tcp::unready(settings, pidfd.as_fd())?);
     if !bad.is_empty() {
         return Err(CaptureError::Unsupported(bad));
     }
+    let connections = Connections::prepare(settings)?;
     // Named once more when they are captured, as they may be others then.
-    Ok(Target { pid, pidfd, status, stat, files: files.anew(), known })
+    Ok(Target { pid, pidfd, status, stat, files: files.anew(), known, connections })
 }
 
 fn collect<T>(result: Result<T>, bad: &mut Vec<Unsupported>) -> Result<()> {

@@ -59,6 +59,9 @@ pub struct Figures {
     pub first_pause: u64,
     /// How written pages were found; empty without rounds.
     pub tracked_by: &'static str,
+    /// The table of nf_tables that was left to hold back the packets of its connections, in the network namespace of the
+    /// original.
+    pub left_held: Option<String>,
     /// The stop.
     pub stop: StopFigures,
     /// Each round.

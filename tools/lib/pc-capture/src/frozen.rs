@@ -12,13 +12,16 @@ use crate::figures::{Figures, micros};
 use crate::procfs::Stat;
 use crate::rounds::Tracking;
 use crate::signal;
+use crate::tcp::Connections;
 
 /// The process stands still, and all that is to be said of it was sent but for Commit. Dropped, it runs on as if
 /// nothing had been.
 #[derive(Debug)]
 pub struct Frozen {
-    // The order of these two is that in which they are dropped: first the process runs, then tracking ends.
+    // The order of these is that in which they are dropped: first the process runs, then its packets pass, then tracking
+    // ends.
     pub(crate) tracees: Tracees,
+    pub(crate) connections: Connections,
     pub(crate) tracking: Tracked,
     pub(crate) pidfd: OwnedFd,
     pub(crate) state: TaskState,
@@ -88,10 +91,13 @@ impl Frozen {
 
     /// Lets go of the process. It runs on, or stays stopped if it was given a stop.
     pub fn let_go(self) -> Result<Figures> {
-        let Self { tracees, tracking, figures, .. } = self;
+        let Self { tracees, connections, tracking, mut figures, .. } = self;
         let (pid, stopped) = (tracees.pid(), tracees.stop_is_set());
+        if stopped {
+            figures.left_held = connections.leave_held(pid)?;
+        }
         tracees.detach()?;
-        drop(tracking);
+        drop((connections, tracking));
         if stopped {
             see_it_stand(pid);
         }
@@ -100,11 +106,14 @@ impl Frozen {
 
     /// Ends the process; does not wait until its memory is freed.
     pub fn kill(self) -> Result<Figures> {
-        let Self { tracees, tracking, figures, pidfd, .. } = self;
-        pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).of(tracees.pid(), "ending it")?;
+        let Self { tracees, connections, tracking, mut figures, pidfd, .. } = self;
+        let pid = tracees.pid();
+        connections.silence(pid)?;
+        figures.left_held = connections.leave_held(pid)?;
+        pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).of(pid, "ending it")?;
         // It is dying: whatever fails here fails because of that.
         let _ = tracees.detach();
-        drop(tracking);
+        drop((connections, tracking));
         Ok(figures)
     }
 }

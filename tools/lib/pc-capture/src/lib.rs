@@ -37,6 +37,7 @@ mod signalfd;
 mod sockopts;
 mod stop;
 mod task;
+mod tcp;
 mod thread;
 mod timerfd;
 mod unix;
@@ -51,7 +52,7 @@ pub use memory::{How, Present, Span, present};
 pub use pages::{Copied, CopyPlan, copy};
 pub use pc_sys::fcntl::queued;
 pub use resolve::{Fate, resolve};
-pub use settings::{Caller, Rounds, Settings, Track};
+pub use settings::{Caller, NetworkLock, Rounds, Settings, Track};
 
 /// Finds what cannot be moved, without touching the process: [`CaptureError::Unsupported`] names all of it.
 pub fn check(settings: &Settings) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fs::Metadata;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -13,6 +14,7 @@ use pc_sys::{fcntl, kcmp, pidfd};
 use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
 use crate::file::Files;
 use crate::procfs::FdInfo;
+use crate::tcp::Connected;
 use crate::{epoll, eventfd, external, inet, pipe, regular, shm, signalfd, timerfd, unix};
 
 /// A descriptor as /proc shows it.
@@ -43,8 +45,10 @@ pub(crate) struct Fds<'a> {
     pub pid: i32,
     pub pidfd: BorrowedFd<'a>,
     pub files: &'a mut Files,
-    /// Connected TCP sockets are not taken along, but found reset by the copy.
-    pub tcp_close: bool,
+    /// What becomes of connected TCP sockets.
+    pub connected: Connected,
+    /// Those that were read, with their own addresses.
+    pub taken: Vec<(OwnedFd, IpAddr)>,
     /// The process is stopped: contents of pipes and queues are read too.
     pub stopped: bool,
     pub all: Vec<Descriptor>,
@@ -59,6 +63,8 @@ pub(crate) struct Captured {
     pub files: Vec<OpenFile>,
     /// What cannot be rebuilt.
     pub unsupported: Vec<Unsupported>,
+    /// TCP connections that were read, with their own addresses.
+    pub taken: Vec<(OwnedFd, IpAddr)>,
 }
 
 impl<'a> Fds<'a> {
@@ -67,20 +73,21 @@ impl<'a> Fds<'a> {
         pid: i32,
         pidfd: BorrowedFd<'a>,
         files: &'a mut Files,
-        tcp_close: bool,
+        connected: Connected,
         stopped: bool,
         mut all: Vec<Descriptor>,
     ) -> Result<Self> {
         identify(pid, &mut all)?;
         let pipes = pipe::Pipes::find(&all);
-        Ok(Self { pid, pidfd, files, tcp_close, stopped, all, pipes, externals: external::Names::default() })
+        let (taken, externals) = (Vec::new(), external::Names::default());
+        Ok(Self { pid, pidfd, files, connected, taken, stopped, all, pipes, externals })
     }
 
     /// Captures all of them. Goes on behind what is unsupported, so that all of it is named.
     pub fn capture(&mut self, id: FdTableId) -> Result<Captured> {
         let all = std::mem::take(&mut self.all);
-        let mut captured =
-            Captured { table: FdTable { id, fds: Vec::new() }, files: Vec::new(), unsupported: Vec::new() };
+        let table = FdTable { id, fds: Vec::new() };
+        let mut captured = Captured { table, files: Vec::new(), unsupported: Vec::new(), taken: Vec::new() };
         let mut next = 0;
         for descriptor in &all {
             let cloexec = descriptor.info.flags & libc::O_CLOEXEC as u32 != 0;
@@ -99,6 +106,7 @@ impl<'a> Fds<'a> {
             }
         }
         self.all = all;
+        captured.taken = std::mem::take(&mut self.taken);
         Ok(captured)
     }
 

@@ -11,6 +11,7 @@ use crate::error::{CaptureError, Context, Result};
 use crate::frozen::see_it_stand;
 use crate::guardian::wait;
 use crate::procfs::{Stat, Status};
+use crate::tcp;
 
 /// How long the end of a process, or that it goes on, is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +41,7 @@ pub fn resolve(pid: i32, fate: Fate) -> Result<()> {
     if by != Some(libc::SIGSTOP) {
         return refused(pid, "was not stopped by SIGSTOP, as pc-dump does it");
     }
+    tcp::settle(pid, pidfd.as_fd(), fate)?;
     let signal = match fate {
         Fate::Running => libc::SIGCONT,
         Fate::Gone => libc::SIGKILL,

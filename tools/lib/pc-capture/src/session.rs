@@ -13,7 +13,7 @@ use pc_trace::{SeizeOptions, Tracees};
 use pc_track::Hashes;
 
 use crate::check::{Target, child_of, has_child, preflight, tids};
-use crate::error::{CaptureError, Context, Result};
+use crate::error::{CaptureError, Context, Result, Unsupported};
 use crate::figures::{Figures, micros};
 use crate::frozen::Tracked;
 use crate::machine;
@@ -26,6 +26,7 @@ use crate::rounds::{Pace, Sent};
 use crate::settings::{Caller, Settings};
 use crate::shm::is_gone;
 use crate::task::{self, FDS, SPACE};
+use crate::tcp::Connected;
 
 /// How long a moment without a child is waited for, and the pause between two looks.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -107,19 +108,30 @@ impl<'a> Session<'a> {
         self.caller.holds(false).of(self.target.pid, "after it was held")
     }
 
-    /// Stops all threads at a moment at which the process has no child: one that ends soon is waited for.
+    /// Stops all threads at a moment at which the process has no child and no connection is being made: one that ends
+    /// soon, or stands, is waited for. The packets of its connections are held back, if they are taken along.
     pub fn freeze_alone(&mut self) -> Result<Tracees> {
         let pid = self.target.pid;
         let began = Instant::now();
         loop {
+            self.hold_connections()?;
             let tracees = self.freeze()?;
-            let Some(child) = child_of(pid)? else { return Ok(tracees) };
+            let in_the_way = match child_of(pid)? {
+                Some(child) => Some(has_child(pid, child)),
+                None => self.hold_connections()?,
+            };
+            let Some(in_the_way) = in_the_way else { return Ok(tracees) };
             self.thaw(tracees)?;
             if began.elapsed() > PATIENCE {
-                return Err(CaptureError::Unsupported(vec![has_child(pid, child)]));
+                return Err(CaptureError::Unsupported(vec![in_the_way]));
             }
             std::thread::sleep(BETWEEN);
         }
+    }
+
+    fn hold_connections(&mut self) -> Result<Option<Unsupported>> {
+        let Target { pid, pidfd, connections, .. } = &mut self.target;
+        connections.hold(*pid, pidfd.as_fd())
     }
 
     pub fn check_cancel(&self) -> Result<()> {
@@ -246,7 +258,8 @@ pub(crate) fn descriptors(
     all: Vec<Descriptor>,
 ) -> Result<Captured> {
     let Target { pid, pidfd, files, .. } = target;
-    let captured = Fds::of(*pid, pidfd.as_fd(), files, settings.tcp_close, stopped, all)?.capture(FDS)?;
+    let connected = Connected::of(settings);
+    let captured = Fds::of(*pid, pidfd.as_fd(), files, connected, stopped, all)?.capture(FDS)?;
     if captured.unsupported.is_empty() {
         Ok(captured)
     } else {

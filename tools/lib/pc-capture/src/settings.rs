@@ -11,8 +11,22 @@ pub struct Settings {
     pub pid: i32,
     /// Connected TCP sockets are not taken along: the copy finds them reset.
     pub tcp_close: bool,
+    /// Connected TCP sockets are taken along; comes before `tcp_close`.
+    pub tcp_established: bool,
+    /// How the packets of those are held back.
+    pub network_lock: NetworkLock,
     /// How the pages that were written are found, if there are rounds.
     pub track: Track,
+}
+
+/// How packets of TCP connections are held back while they move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NetworkLock {
+    /// By rules of nf_tables.
+    #[default]
+    Nftables,
+    /// Not at all: the caller sees to it.
+    Skip,
 }
 
 /// How written pages are found (see `pc-track`).
@@ -51,6 +65,8 @@ impl Default for Rounds {
 pub trait Caller {
     /// A round is through.
     fn round(&mut self, figures: &RoundFigures);
+    /// All threads stand still: what is left is sent, and they run on only if something fails.
+    fn frozen(&mut self);
     /// Something that people should know.
     fn notice(&mut self, text: &str);
     /// Bytes that were put into the sink and wait on this machine, as far as the caller can tell (in a pipe, say).

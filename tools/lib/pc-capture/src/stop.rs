@@ -59,6 +59,7 @@ impl Session<'_> {
         let mut tracees = self.freeze_alone()?;
         let waits = std::mem::take(&mut self.waits);
         let began = tracees.since();
+        self.caller.frozen();
         self.figures.freezing_time = micros(began);
         self.figures.stop.freeze = self.figures.freezing_time;
         let round = RoundBegin { number, last: true, clocks: machine::clocks(pid)? };
@@ -88,7 +89,8 @@ impl Session<'_> {
         let figures = RoundFigures { round: number, last: true, counts, elapsed_us, ..Default::default() };
         self.figures.rounds.push(figures);
         let Self { target, figures, tracking, .. } = self;
-        Ok(Frozen { tracees, tracking, pidfd: target.pidfd, state: task, threads, since: began, figures })
+        let Target { pidfd, connections, .. } = target;
+        Ok(Frozen { tracees, tracking, connections, pidfd, state: task, threads, since: began, figures })
     }
 
     /// Looks at mappings and pages.
@@ -194,6 +196,7 @@ fn ask(
     let began = Instant::now();
     let captured = descriptors(target, settings, true, readable.descriptors)?;
     stop.descriptors = micros(began);
+    target.connections.keep(captured.taken);
     let sigs = signal::table(SIGS, &told.actions);
     Ok(State { mm, sigs, files: captured.files, table: captured.table, task, threads })
 }

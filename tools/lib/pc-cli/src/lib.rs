@@ -12,6 +12,7 @@
 
 mod args;
 mod exit;
+mod hooks;
 mod input;
 mod outlet;
 mod output;
@@ -23,6 +24,7 @@ mod units;
 
 pub use args::{CommonArgs, parse, parse_from};
 pub use exit::{Exit, WithExit, coded, exit_of};
+pub use hooks::{Hook, Running, Undo};
 pub use input::{CompressedInput, Input, WINDOW_LOG_MAX, input, input_until, input_within};
 pub use outlet::{Output, output_until};
 pub use output::{Pending, create_private, output, write_private};

@@ -18,6 +18,7 @@ use crate::newborn::{self, Newborn};
 use crate::openfile::AtRelease;
 use crate::running::{Restored, Times};
 use crate::settings::{Notices, Settings, Stage, Stages};
+use crate::tcp::Connections;
 use crate::thread::Tids;
 use crate::{clocks, creds, fdtable, file, machine, openfile, signal, task, thread};
 
@@ -30,6 +31,7 @@ pub fn restore(
     stages: Stages<'_>,
 ) -> Result<Restored, RebuildError> {
     let mut engine = Engine::new(settings);
+    engine.connections = Connections::prepare(settings)?;
     let start = Instant::now();
     while let Some(item) = next(settings, source)? {
         let began = Instant::now();
@@ -107,6 +109,7 @@ struct Engine<'a> {
     judged: bool,
     pages: u64,
     times: Times,
+    connections: Connections,
     /// All that is to be built before the process may run, and when that began.
     built: Option<(Newborn, AtRelease, Instant)>,
 }
@@ -127,6 +130,7 @@ impl<'a> Engine<'a> {
             keeping: settings.no_pipeline || settings.start_round > 0,
             pages: 0,
             times: Times::default(),
+            connections: Connections::default(),
         }
     }
 
@@ -338,9 +342,12 @@ impl<'a> Engine<'a> {
         self.times.apply += last_byte.elapsed();
         self.settings.check_cancel()?;
         self.image.forget_closed();
+        let connections = std::mem::take(&mut self.connections);
         let finisher = Finisher { image: &self.image, settings: self.settings, newborn: &mut newborn };
-        let later = finisher.run(&mut self.early, &mut self.times, notices)?;
+        let later = finisher.run(&mut self.early, &mut self.times, connections, notices)?;
         self.times.last_apply = self.times.apply.saturating_sub(self.applied_before);
+        self.settings.check_cancel()?;
+        self.times.hooks = later.ready(self.settings, newborn.husk.pid())?;
         self.built = Some((newborn, later, last_byte));
         Ok(())
     }
@@ -354,15 +361,17 @@ impl<'a> Engine<'a> {
         Finisher { image: &self.image, settings: self.settings, newborn: &mut newborn }.last()?;
         let (pid, threads) = (newborn.husk.pid(), self.image.threads.len());
         later.listen()?;
+        later.connections.go_on()?;
         let stopped = self.settings.leave_stopped
             || self.image.task_state.as_ref().is_some_and(|state| state.stopped.is_some());
         // It lives as long as anything does in its namespace.
         let init = newborn.init.map(|init| init.release(self.settings.detach)).transpose()?;
         newborn.husk.release(stopped).what("letting the process run")?;
-        later.done();
+        let rules = later.done();
         self.times.release = began.elapsed();
         self.times.restore = last_byte.elapsed();
         let pages = self.pages + self.image.objects.pages;
+        rules.remove();
         Ok(Restored::new(pid, init, threads, pages, self.times))
     }
 }
@@ -402,6 +411,7 @@ impl Finisher<'_> {
         mut self,
         early: &mut Early,
         times: &mut Times,
+        connections: Connections,
         notices: Notices<'_>,
     ) -> Result<AtRelease, RebuildError> {
         let image = self.image;
@@ -421,7 +431,7 @@ impl Finisher<'_> {
         memory::guard(self.newborn, image, &mm.guards)?;
         memory::lock(self.newborn, image)?;
         times.apply += lap.take();
-        let (built, later) = openfile::build_all(image, early, self.settings, notices)?;
+        let (built, later) = openfile::build_all(image, early, self.settings, connections, notices)?;
         fdtable::install(self.newborn, table, &built)?;
         drop(built);
         openfile::finish(self.newborn, image, table)?;

@@ -27,6 +27,9 @@ pub enum RebuildError {
     /// It cannot be rebuilt on this machine, or not by this version.
     #[error("{0}")]
     Unsupported(String),
+    /// What the caller does when everything is built has failed.
+    #[error("{0}")]
+    NotReady(String),
     /// A process id that the copy needs is in use.
     #[error("pid {pid} is taken by {holder}")]
     PidTaken {

@@ -9,31 +9,68 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::error::{Context, RebuildError};
 use crate::openfile::AtRelease;
+use crate::settings::Settings;
+use crate::tcp;
+
+/// Refuses a connection that nobody has said anything about.
+pub fn judge(inet: &Inet, settings: &Settings) -> Result<(), RebuildError> {
+    match &inet.state {
+        InetState::Connected(tcp) if !settings.tcp_established && !settings.tcp_close => {
+            let (local, peer) = (tcp.local, tcp.peer);
+            Err(RebuildError::Unsupported(format!(
+                "the TCP connection from {local} to {peer} needs --tcp-established or --tcp-close"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// A socket in the state it was in; a listening one is bound, and listens at release.
-pub fn build(inet: &Inet, later: &mut AtRelease) -> Result<OwnedFd, RebuildError> {
+pub fn build(inet: &Inet, settings: &Settings, later: &mut AtRelease) -> Result<OwnedFd, RebuildError> {
     let socket = match &inet.state {
-        InetState::Closed { .. } => reset(inet)?,
+        InetState::Connected(tcp) if settings.tcp_established => return later.connections.build(inet, tcp),
+        InetState::Closed { .. } | InetState::Connected(_) => reset(inet)?,
         _ => new(inet)?,
     };
     set_options(&socket, &inet.options)?;
     match &inet.state {
-        InetState::New | InetState::Closed { .. } => {}
-        InetState::Bound(local) => bind(&socket, *local)?,
+        InetState::New | InetState::Closed { .. } | InetState::Connected(_) => {}
+        InetState::Bound(local) => place(&socket, *local, settings, later, || bind(&socket, *local))?,
         InetState::Listen { local, backlog } => {
-            bind(&socket, *local)?;
+            let reuse = socket.reuse_address().what("asking for SO_REUSEADDR")?;
+            // Its connections stand on its port already.
+            socket.set_reuse_address(reuse || settings.tcp_established).what("setting SO_REUSEADDR")?;
+            place(&socket, *local, settings, later, || bind(&socket, *local))?;
             let again = socket.try_clone().what("duplicating a socket")?;
-            later.listen.push((again.into(), *backlog));
+            later.listen.push((again, *backlog, reuse));
         }
         InetState::ConnectedUdp { local, peer } => {
-            bind(&socket, *local)?;
-            socket.connect(&SockAddr::from(*peer)).what_of(|| format!("connecting to {peer}"))?;
+            let connect = || {
+                bind(&socket, *local)?;
+                socket.connect(&SockAddr::from(*peer)).what_of(|| format!("connecting to {peer}"))
+            };
+            place(&socket, *local, settings, later, connect)?;
         }
     }
     Ok(socket.into())
 }
 
-fn new(inet: &Inet) -> Result<Socket, RebuildError> {
+/// Binds a socket, to an address that may come later if there is something that brings it.
+fn place(
+    socket: &Socket,
+    local: SocketAddr,
+    settings: &Settings,
+    later: &mut AtRelease,
+    bind: impl FnOnce() -> Result<(), RebuildError>,
+) -> Result<(), RebuildError> {
+    if !settings.late_addresses || local.ip().is_unspecified() {
+        return bind();
+    }
+    later.connections.expect(local);
+    tcp::early(socket, bind)
+}
+
+pub fn new(inet: &Inet) -> Result<Socket, RebuildError> {
     let made = Socket::new(
         Domain::from(i32::from(inet.family)),
         Type::from(inet.kind),

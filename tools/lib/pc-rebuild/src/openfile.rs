@@ -2,41 +2,62 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use pc_image::{FdTable, OpenFile, OpenFileId, OpenFileKind};
+use pc_image::{FdTable, Inet, OpenFile, OpenFileId, OpenFileKind};
 use pc_trace::Call;
+use socket2::Socket;
 
 use crate::early::Early;
 use crate::error::{Context, RebuildError};
 use crate::fdtable::{Built, words};
 use crate::image::Image;
 use crate::newborn::Newborn;
-use crate::settings::{Notices, Settings};
+use crate::settings::{Notices, OnReady, Settings};
+use crate::tcp::{Connections, Rules};
 use crate::{epoll, eventfd, external, inet, pipe, regular, shm, signalfd, timerfd, unix};
 
 /// What is left to be done when the process is about to run, and taken back if it never does.
 #[derive(Debug, Default)]
 pub struct AtRelease {
-    /// Bound sockets that are to listen, with their backlogs.
-    pub listen: Vec<(OwnedFd, u32)>,
+    /// Bound sockets that are to listen, with their backlogs, and whether `SO_REUSEADDR` is left as it is.
+    pub listen: Vec<(Socket, u32, bool)>,
+    /// TCP connections that are to go on.
+    pub connections: Connections,
     /// Socket files that binding made; removed on drop.
     pub socket_files: Vec<std::path::PathBuf>,
 }
 
 impl AtRelease {
+    /// Everything is built: the caller does what it wants to, and the addresses are to be there. Gives the time of the
+    /// caller's part.
+    pub fn ready(&self, settings: &Settings, pid: i32) -> Result<Duration, RebuildError> {
+        let began = Instant::now();
+        if let Some(OnReady(ready)) = &settings.on_ready {
+            ready(pid).map_err(RebuildError::NotReady)?;
+        }
+        let time = began.elapsed();
+        self.connections.await_addresses()?;
+        Ok(time)
+    }
+
     /// Sockets begin to listen.
     pub fn listen(&mut self) -> Result<(), RebuildError> {
-        for (socket, backlog) in self.listen.drain(..) {
+        for (socket, backlog, reuse) in self.listen.drain(..) {
             let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-            socket2::SockRef::from(&socket).listen(backlog).what("listening")?;
+            socket.listen(backlog).what("listening")?;
+            if !reuse {
+                socket.set_reuse_address(false).what("setting SO_REUSEADDR")?;
+            }
         }
         Ok(())
     }
 
     /// The process runs: what was made is its own.
-    pub fn done(mut self) {
+    pub fn done(mut self) -> Rules {
         self.socket_files.clear();
+        self.connections.done()
     }
 }
 
@@ -57,10 +78,14 @@ pub fn build_all(
     image: &Image,
     early: &mut Early,
     settings: &Settings,
+    connections: Connections,
     notices: Notices<'_>,
 ) -> Result<(Built, AtRelease), RebuildError> {
     let mut built = Built::new();
-    let mut later = AtRelease::default();
+    let mut later = AtRelease { listen: Vec::new(), connections, socket_files: Vec::new() };
+    let sockets = inet_sockets(image);
+    sockets.iter().try_for_each(|inet| inet::judge(inet, settings))?;
+    later.connections.hold(&sockets)?;
     pipe::build(image, &mut built)?;
     unix::build_pairs(image, &mut built)?;
     for open in image.open_files.values() {
@@ -71,7 +96,7 @@ pub fn build_all(
             OpenFileKind::Epoll(_) => epoll::build()?,
             OpenFileKind::Timer(timer) => timerfd::build(timer)?,
             OpenFileKind::Signal(signal) => signalfd::build(signal)?,
-            OpenFileKind::Inet(socket) => inet::build(socket, &mut later)?,
+            OpenFileKind::Inet(socket) => inet::build(socket, settings, &mut later)?,
             OpenFileKind::Unix(socket) => match unix::build(image, socket, &mut later)? {
                 Some(fd) => fd,
                 None => continue,
@@ -88,6 +113,14 @@ pub fn build_all(
     }
     image.objects.finish()?;
     Ok((built, later))
+}
+
+fn inet_sockets(image: &Image) -> Vec<&Inet> {
+    let inet = image.open_files.values().filter_map(|open| match &open.kind {
+        OpenFileKind::Inet(inet) => Some(inet),
+        _ => None,
+    });
+    inet.collect()
 }
 
 fn set_flags(open: &OpenFile, fd: &OwnedFd) -> Result<(), RebuildError> {

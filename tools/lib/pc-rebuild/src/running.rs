@@ -24,6 +24,8 @@ pub struct Times {
     pub descriptors: Duration,
     /// Threads, signals, timers, credentials.
     pub threads: Duration,
+    /// What the caller did when everything was built ([`crate::Settings::on_ready`]).
+    pub hooks: Duration,
     /// From the last remote call to running.
     pub release: Duration,
 }

@@ -1,6 +1,7 @@
 //! What the caller decides.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -63,10 +64,40 @@ pub struct Settings {
     pub handover: bool,
     /// Leave the process stopped (SIGSTOP), before its first instruction.
     pub leave_stopped: bool,
+    /// TCP connections go on.
+    pub tcp_established: bool,
+    /// TCP connections are found reset by the process; `tcp_established` comes before.
+    pub tcp_close: bool,
+    /// How the packets of those that go on are held back until they do.
+    pub network_lock: NetworkLock,
+    /// Addresses need not be this machine's before the process is about to run.
+    pub late_addresses: bool,
+    /// Called when everything is built, right before the process runs.
+    pub on_ready: Option<OnReady>,
     /// What externals become, by their ids.
     pub attach: BTreeMap<String, Attach>,
     /// Set from a signal handler: give up.
     pub cancel: Option<Arc<AtomicBool>>,
+}
+
+/// How packets of TCP connections are held back while they move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NetworkLock {
+    /// By rules of nf_tables.
+    #[default]
+    Nftables,
+    /// Not at all: the caller sees to it.
+    Skip,
+}
+
+/// Something to be done with the pid of the process; an error, which is for people, makes the restore fail.
+#[derive(Clone)]
+pub struct OnReady(pub Arc<dyn Fn(i32) -> Result<(), String> + Send + Sync>);
+
+impl fmt::Debug for OnReady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnReady")
+    }
 }
 
 impl Settings {

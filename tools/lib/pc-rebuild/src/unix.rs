@@ -104,7 +104,7 @@ pub fn build(
     }
     if let Some(backlog) = backlog {
         let again = made.try_clone().what("duplicating a socket")?;
-        later.listen.push((again.into(), backlog));
+        later.listen.push((again, backlog, true));
     }
     Ok(Some(made.into()))
 }

@@ -143,6 +143,14 @@ impl NetworkLock {
     }
 }
 
+/// Takes the table away that [`NetworkLock::leave`] has left for these connections, if there is one.
+pub fn remove_left(connections: &[Ends], namespace: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let connections = connections.iter().map(|ends| ends.on_the_wire()).collect();
+    let table = Table { name: String::new(), connections, listeners: BTreeSet::new() };
+    let netlink = Netlink::open(NETLINK_NETFILTER, namespace)?;
+    unless_absent(send(&netlink, |batch| delete(batch, &table.name_left())))
+}
+
 /// An IPv4 address that an IPv6 socket shows as its own kind of address goes over the wire as what it is.
 fn on_the_wire(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())

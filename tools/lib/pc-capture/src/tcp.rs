@@ -1,0 +1,416 @@
+//! TCP connections that are taken along: their packets are held back, and they are read under repair.
+//!
+//! The packets are held back from just before the freeze until it is clear what becomes of the original, by rules that go
+//! with this process however it ends. A connection is under repair only while it is read, as the process could not use
+//! it meanwhile; when the original is ended it is put under repair once more, so that its end says nothing to the peer.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+
+use pc_image::{TcpConnection, TcpOptions, TcpQueue, TcpState, TcpWindow};
+use pc_sys::nftables::{Ends, NetworkLock};
+use pc_sys::tcp_repair::{self, Info, Queue, Repair};
+use pc_sys::{netlink, nftables, pidfd, sockopt};
+
+use crate::Settings;
+use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
+use crate::inet;
+use crate::openfile::{Descriptor, Fds};
+use crate::resolve::Fate;
+use crate::settings;
+
+/// States of TCP (`include/net/tcp_states.h`).
+pub(crate) const TCP_SYN_SENT: u8 = 2;
+pub(crate) const TCP_SYN_RECV: u8 = 3;
+pub(crate) const TCP_CLOSE: u8 = 7;
+pub(crate) const TCP_LISTEN: u8 = 10;
+const TCP_NEW_SYN_RECV: u8 = 12;
+/// Bytes that may wait in the queues of a connection: they share a record with all else of it.
+const MOST: usize = 15 << 20;
+
+/// What becomes of connected TCP sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Connected {
+    /// They cannot be moved.
+    Refused,
+    /// They are found reset by the copy.
+    Closed,
+    /// They go on.
+    Taken,
+}
+
+impl Connected {
+    pub fn of(settings: &Settings) -> Self {
+        match (settings.tcp_established, settings.tcp_close) {
+            (true, _) => Self::Taken,
+            (_, true) => Self::Closed,
+            _ => Self::Refused,
+        }
+    }
+}
+
+/// The connections of a process that are taken along. Dropped, their packets pass again.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    lock: Option<NetworkLock>,
+    /// The network namespace of the process where it is not ours.
+    namespace: Option<File>,
+    /// Own addresses of those that were read.
+    addresses: BTreeSet<IpAddr>,
+    /// The sockets of those that were read.
+    sockets: Vec<OwnedFd>,
+    taken: bool,
+}
+
+impl Connections {
+    /// Makes the rules, which hold nothing back yet.
+    pub fn prepare(settings: &Settings) -> Result<Self> {
+        if !settings.tcp_established {
+            return Ok(Self::default());
+        }
+        let pid = settings.pid;
+        let namespace = foreign_namespace(pid).of(pid, "opening its network namespace")?;
+        let lock = match settings.network_lock {
+            settings::NetworkLock::Skip => None,
+            settings::NetworkLock::Nftables => {
+                let name = format!("pc-dump-{}-{pid}", std::process::id());
+                let made = NetworkLock::prepare(&name, namespace.as_ref().map(AsFd::as_fd));
+                Some(made.or_else(|err| no_lock(pid, err))?)
+            }
+        };
+        Ok(Self { lock, namespace, addresses: BTreeSet::new(), sockets: Vec::new(), taken: true })
+    }
+
+    /// Holds back the packets of all that the process has now. Names what is on its way to be a connection.
+    pub fn hold(&mut self, pid: i32, pidfd: BorrowedFd<'_>) -> Result<Option<Unsupported>> {
+        if !self.taken {
+            return Ok(None);
+        }
+        let (mut ends, mut listeners, mut unready) = (Vec::new(), Vec::new(), None);
+        for found in sockets(pid, pidfd)? {
+            match found.kind {
+                Kind::Connected(both) => ends.push(both),
+                Kind::Listening { local, waiting } => {
+                    listeners.push(local);
+                    if waiting {
+                        unready = Some(unready_listener(pid, found.fd, local));
+                    }
+                }
+                Kind::Beginning(peer) => unready = Some(unready_connection(pid, found.fd, peer)),
+            }
+        }
+        if let Some(lock) = &mut self.lock {
+            lock.hold(ends, listeners).of(pid, "holding back its packets")?;
+        }
+        Ok(unready)
+    }
+
+    /// Keeps the sockets that were read.
+    pub fn keep(&mut self, taken: Vec<(OwnedFd, IpAddr)>) {
+        for (socket, address) in taken {
+            self.sockets.push(socket);
+            self.addresses.insert(address.to_canonical());
+        }
+    }
+
+    /// The end of the original will say nothing to the peers.
+    pub fn silence(&self, pid: i32) -> Result<()> {
+        for socket in &self.sockets {
+            tcp_repair::repair(socket.as_fd(), Repair::On).of(pid, "silencing its connections")?;
+        }
+        Ok(())
+    }
+
+    /// Goes on to hold the packets back where they still reach this machine, when we are gone: whatever answered them
+    /// would end the connections of the copy. Gives the name of the table.
+    pub fn leave_held(&self, pid: i32) -> Result<Option<String>> {
+        let Some(lock) = &self.lock else { return Ok(None) };
+        if lock.connections() == 0 || !self.still_here() {
+            return Ok(None);
+        }
+        lock.leave().of(pid, "holding back its packets").map(Some)
+    }
+
+    /// Whether any own address of the connections is still one of this machine.
+    fn still_here(&self) -> bool {
+        let here = |address: &IpAddr| {
+            let namespace = self.namespace.as_ref().map(AsFd::as_fd);
+            let bound = netlink::within(namespace, || UdpSocket::bind((*address, 0)));
+            !bound.is_err_and(|err| err.kind() == io::ErrorKind::AddrNotAvailable)
+        };
+        self.addresses.iter().any(here)
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        if let Some(lock) = &self.lock {
+            // The rules go with the lock, but that takes a while.
+            let _ = lock.pass();
+        }
+    }
+}
+
+/// What becomes of the connections of an original in doubt: held back no longer, or ended without a word.
+pub(crate) fn settle(pid: i32, pidfd: BorrowedFd<'_>, fate: Fate) -> Result<()> {
+    let mut ends = Vec::new();
+    for found in sockets(pid, pidfd)? {
+        let Kind::Connected(both) = found.kind else { continue };
+        ends.push(both);
+        if fate == Fate::Gone {
+            let socket = pidfd::pidfd_getfd(pidfd, found.fd).of(pid, "silencing its connections")?;
+            // Where that is not permitted, none has been taken along.
+            let _ = tcp_repair::repair(socket.as_fd(), Repair::On);
+        }
+    }
+    if fate == Fate::Gone || ends.is_empty() {
+        return Ok(());
+    }
+    let namespace = foreign_namespace(pid).of(pid, "opening its network namespace")?;
+    // Nor has any where the kernel has no rules.
+    let _ = nftables::remove_left(&ends, namespace.as_ref().map(AsFd::as_fd));
+    Ok(())
+}
+
+/// The network namespace of a process, unless it is ours.
+fn foreign_namespace(pid: i32) -> io::Result<Option<File>> {
+    let theirs = File::open(format!("/proc/{pid}/ns/net"))?;
+    let ours = fs::metadata("/proc/self/ns/net")?;
+    Ok(Some(theirs).filter(|theirs| theirs.metadata().is_ok_and(|theirs| theirs.ino() != ours.ino())))
+}
+
+fn no_lock<T>(pid: i32, err: io::Error) -> Result<T> {
+    match err.raw_os_error() {
+        Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::ENOENT) => unsupported(
+            pid,
+            None,
+            "holding back the packets of its TCP connections needs nf_tables, which this kernel lacks (or \
+             --network-lock skip, and some other way)",
+        ),
+        _ => Err(err).of(pid, "preparing to hold back the packets of its TCP connections"),
+    }
+}
+
+/// A TCP socket of a process.
+struct Found {
+    fd: i32,
+    kind: Kind,
+}
+
+enum Kind {
+    Connected(Ends),
+    Listening { local: SocketAddr, waiting: bool },
+    Beginning(Option<SocketAddr>),
+}
+
+/// The TCP sockets of a process that have to do with others.
+fn sockets(pid: i32, pidfd: BorrowedFd<'_>) -> Result<Vec<Found>> {
+    let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).of(pid, "listing its descriptors")? {
+        let entry = entry.of(pid, "listing its descriptors")?;
+        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        // It may be closed at any time.
+        let Ok(link) = fs::read_link(entry.path()) else { continue };
+        if !link.as_os_str().as_bytes().starts_with(b"socket:[") || !seen.insert(link.into_os_string()) {
+            continue;
+        }
+        let Ok(socket) = pidfd::pidfd_getfd(pidfd, fd) else { continue };
+        found.extend(kind(socket.as_fd()).map(|kind| Found { fd, kind }));
+    }
+    Ok(found)
+}
+
+fn kind(socket: BorrowedFd<'_>) -> Option<Kind> {
+    let option = |name| sockopt::getsockopt_int(socket, libc::SOL_SOCKET, name).ok();
+    if option(libc::SO_PROTOCOL) != Some(libc::IPPROTO_TCP) {
+        return None;
+    }
+    let (info, peer) = (tcp_repair::info(socket).ok()?, inet::peer(socket));
+    match info.state {
+        TCP_LISTEN => Some(Kind::Listening { local: inet::local(socket)?, waiting: inet::readable(socket) }),
+        state if is_beginning(state) => Some(Kind::Beginning(peer)),
+        _ => Some(Kind::Connected(Ends { local: inet::local(socket)?, peer: peer? })),
+    }
+}
+
+/// Whether a connection has not come to be yet.
+pub(crate) fn is_beginning(state: u8) -> bool {
+    matches!(state, TCP_SYN_SENT | TCP_SYN_RECV | TCP_NEW_SYN_RECV)
+}
+
+fn unready_listener(pid: i32, fd: i32, local: SocketAddr) -> Unsupported {
+    let what = format!("listening on {local} with connections that wait to be accepted");
+    Unsupported { pid, fd: Some(fd), what }
+}
+
+fn unready_connection(pid: i32, fd: i32, peer: Option<SocketAddr>) -> Unsupported {
+    let peer = peer.map_or("its peer".to_owned(), |peer| peer.to_string());
+    Unsupported {
+        pid,
+        fd: Some(fd),
+        what: format!("a TCP socket whose connection to {peer} is still being made"),
+    }
+}
+
+/// Reads a connection of a process that stands still and whose packets are held back.
+pub(crate) fn read(
+    fds: &mut Fds<'_>,
+    d: &Descriptor,
+    socket: BorrowedFd<'_>,
+    info: Info,
+    ends: Ends,
+) -> Result<TcpConnection> {
+    let Some(state) = state(info.state) else {
+        let what =
+            format!("a TCP connection to {} in state {}, which cannot be moved yet", ends.peer, info.state);
+        return fds.refuse(d, what);
+    };
+    judge(fds, d, socket)?;
+    let pid = fds.pid;
+    let (unread, unacknowledged) = (tcp_repair::received(socket), tcp_repair::unacknowledged(socket));
+    let unread = unread.of(pid, "asking what a connection has received")? as usize;
+    let mut unacknowledged = unacknowledged.of(pid, "asking what a connection has sent")?;
+    let unsent = tcp_repair::unsent(socket).of(pid, "asking what a connection has not sent")?;
+    // The end counts as one, until it is acknowledged.
+    if state.end_sent() && state != TcpState::FinWait2 {
+        unacknowledged = unacknowledged.saturating_sub(1);
+    }
+    if unread + unacknowledged as usize > MOST {
+        let what = format!("a TCP connection to {} with too much in its queues to be moved", ends.peer);
+        return fds.refuse(d, what);
+    }
+    let shut_read = !state.end_received() && tcp_repair::is_hung_up(socket).unwrap_or(false);
+    let repaired = UnderRepair::begin(socket).of(pid, "putting a TCP connection under repair")?;
+    let read = repaired.read(info, state, (unread, unacknowledged as usize));
+    drop(repaired);
+    let (receive, send, window, options) = read.of(pid, "reading a TCP connection")?;
+    let kept = socket.try_clone_to_owned().of(pid, "keeping a TCP connection")?;
+    fds.taken.push((kept, ends.local.ip()));
+    let Ends { local, peer } = ends;
+    Ok(TcpConnection { local, peer, state, receive, send, unsent, window, options, shut_read })
+}
+
+fn state(state: u8) -> Option<TcpState> {
+    Some(match state {
+        1 => TcpState::Established,
+        4 => TcpState::FinWait1,
+        5 => TcpState::FinWait2,
+        8 => TcpState::CloseWait,
+        9 => TcpState::LastAck,
+        11 => TcpState::Closing,
+        _ => return None,
+    })
+}
+
+/// What a connection may have beside what is read.
+fn judge(fds: &Fds<'_>, d: &Descriptor, socket: BorrowedFd<'_>) -> Result<()> {
+    const TCP_ULP: i32 = 31;
+    let above = sockopt::getsockopt(socket, libc::IPPROTO_TCP, TCP_ULP, 16).unwrap_or_default();
+    if above.first().is_some_and(|first| *first != 0) {
+        let name = OsStr::from_bytes(above.split(|byte| *byte == 0).next().unwrap_or_default());
+        let what =
+            format!("a TCP connection with {} in the kernel, which cannot be moved yet", name.display());
+        return fds.refuse(d, what);
+    }
+    let own =
+        fs::metadata(format!("/proc/{}/ns/net", fds.pid)).of(fds.pid, "looking at its network namespace")?;
+    let of = sockopt::network_namespace(socket).of(fds.pid, "asking for a socket's network namespace")?;
+    if File::from(of).metadata().is_ok_and(|of| of.ino() != own.ino()) {
+        return fds.refuse(d, "a TCP connection in another network namespace than its own".to_owned());
+    }
+    Ok(())
+}
+
+/// A socket under repair; on drop no more.
+struct UnderRepair<'a> {
+    socket: BorrowedFd<'a>,
+    /// `SO_REUSEADDR`, which repair changes.
+    reuse: i32,
+}
+
+type Read = (TcpQueue, TcpQueue, TcpWindow, TcpOptions);
+
+impl<'a> UnderRepair<'a> {
+    fn begin(socket: BorrowedFd<'a>) -> io::Result<Self> {
+        let reuse = sockopt::getsockopt_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
+        tcp_repair::repair(socket, Repair::On)?;
+        Ok(Self { socket, reuse })
+    }
+
+    /// All but what can be told without repair; `(unread, unacknowledged)` are bytes.
+    fn read(
+        &self,
+        info: Info,
+        state: TcpState,
+        (unread, unacknowledged): (usize, usize),
+    ) -> io::Result<Read> {
+        let receive = self.queue(Queue::Receive, unread, state.end_received())?;
+        let send = self.queue(Queue::Send, unacknowledged, state.end_sent())?;
+        let window = tcp_repair::window(self.socket)?;
+        let window = TcpWindow {
+            snd_wl1: window.snd_wl1,
+            snd_wnd: window.snd_wnd,
+            max_window: window.max_window,
+            rcv_wnd: window.rcv_wnd,
+            rcv_wup: window.rcv_wup,
+        };
+        const TCPI_OPT_TIMESTAMPS: u8 = 1;
+        const TCPI_OPT_SACK: u8 = 2;
+        const TCPI_OPT_WSCALE: u8 = 4;
+        let has = |option| info.options & option != 0;
+        let timestamp = has(TCPI_OPT_TIMESTAMPS).then(|| tcp_repair::timestamp(self.socket)).transpose()?;
+        let options = TcpOptions {
+            mss: tcp_repair::mss(self.socket)?,
+            scale: has(TCPI_OPT_WSCALE).then_some((info.snd_wscale, info.rcv_wscale)),
+            sack: has(TCPI_OPT_SACK),
+            timestamp,
+        };
+        Ok((receive, send, window, options))
+    }
+
+    fn queue(&self, queue: Queue, len: usize, ended: bool) -> io::Result<TcpQueue> {
+        tcp_repair::choose(self.socket, queue)?;
+        let behind = tcp_repair::sequence(self.socket)?;
+        let bytes = tcp_repair::peek(self.socket, len)?;
+        if bytes.len() != len {
+            return Err(io::Error::other(format!("{} bytes in a queue of {len}", bytes.len())));
+        }
+        let sequence = behind.wrapping_sub(len as u32).wrapping_sub(u32::from(ended));
+        Ok(TcpQueue { sequence, bytes })
+    }
+}
+
+impl Drop for UnderRepair<'_> {
+    fn drop(&mut self) {
+        // Both cannot fail for a socket that has just been put under repair.
+        let _ = tcp_repair::repair(self.socket, Repair::OffSilently);
+        let reuse = self.reuse.to_ne_bytes();
+        let _ = sockopt::setsockopt(self.socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &reuse);
+    }
+}
+
+/// Whether something is on its way to be a connection for longer than a moment. For the look before anything is touched.
+pub(crate) fn unready(settings: &Settings, pidfd: BorrowedFd<'_>) -> Result<Option<Unsupported>> {
+    if !settings.tcp_established {
+        return Ok(None);
+    }
+    let beginning = |found: Found| match found.kind {
+        Kind::Beginning(peer) => Some(unready_connection(settings.pid, found.fd, peer)),
+        _ => None,
+    };
+    let look = || Ok::<_, CaptureError>(sockets(settings.pid, pidfd)?.into_iter().find_map(beginning));
+    if look()?.is_none() {
+        return Ok(None);
+    }
+    std::thread::sleep(PATIENCE);
+    look()
+}
+
+/// How long a connection may take to come to be, before that counts.
+const PATIENCE: std::time::Duration = std::time::Duration::from_millis(100);
