@@ -8,6 +8,7 @@ pub mod guest;
 pub mod handing;
 pub mod link;
 mod moving;
+pub mod net;
 pub mod streams;
 mod sweeper;
 mod tools;

@@ -75,6 +75,21 @@ fn inet(state: InetState) -> OpenFileKind {
     OpenFileKind::Inet(Inet { family: 2, kind: 1, protocol: 6, state, options })
 }
 
+/// A connection of which much is waiting, in the midst of being ended.
+fn connection(local: SocketAddr, peer: SocketAddr) -> TcpConnection {
+    TcpConnection {
+        local,
+        peer,
+        state: TcpState::FinWait1,
+        receive: TcpQueue { sequence: 0xffff_fffe, bytes: b"unread".to_vec() },
+        send: TcpQueue { sequence: 5, bytes: b"unacknowledged".to_vec() },
+        unsent: 3,
+        window: TcpWindow { snd_wl1: 1, snd_wnd: 65_536, max_window: 70_000, rcv_wnd: 64_000, rcv_wup: 2 },
+        options: TcpOptions { mss: 1460, scale: Some((7, 8)), sack: true, timestamp: Some(0x1234_5678) },
+        shut_read: true,
+    }
+}
+
 fn unix(state: UnixState) -> OpenFileKind {
     OpenFileKind::Unix(UnixSocket {
         kind: 1,
@@ -108,6 +123,7 @@ pub fn open_files() -> Vec<Record> {
         unix(UnixState::Pair { pair: 1, queue: vec![vec![1], vec![2, 3]], shutdown: 1 }),
         OpenFileKind::External(ExternalFile { id: "tty:/dev/pts/0".into(), kind: ExternalKind::Terminal }),
         OpenFileKind::Shm(ShmFile { space: SpaceId(2), offset: 8 }),
+        inet(InetState::Connected(Box::new(connection(local, peer)))),
     ];
     kinds.into_iter().zip(1..).map(|(kind, id)| open(id, kind)).collect()
 }
