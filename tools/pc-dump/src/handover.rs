@@ -45,7 +45,7 @@ pub fn dump(
     let peer = Peer::listen(input, stream_id, args.timeout, signals).context("the hand-over")?;
     let output = pc_cli::output_until(TOOL, peer.pull())?;
     let writer = coded(Writer::new(output, stream_id).map_err(CaptureError::from))?;
-    let guardian = Guardian::start(settings.pid, args.freeze_timeout + GRACE);
+    let guardian = Guardian::start(settings.pid, Some(args.freeze_timeout + GRACE));
     let mut source = Source {
         pid: settings.pid,
         freeze_timeout: args.freeze_timeout,

@@ -86,7 +86,7 @@ fn run() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The small process beside a hand-over.
+/// The small process beside pc-dump.
 fn guard(args: &[String]) -> anyhow::Result<ExitCode> {
     if let Some(text) = pc_capture::guard(args).context("the guardian")? {
         pc_cli::notice(TOOL, &text);

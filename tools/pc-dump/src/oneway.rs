@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::Context as _;
-use pc_capture::{CaptureError, Figures, Frozen, RoundFigures, Settings};
+use pc_capture::{CaptureError, Figures, Frozen, Guardian, RoundFigures, Settings};
 use pc_cli::signals::Cancel;
 use pc_cli::{Exit, Output, Progress, WithExit as _};
 use pc_image::Writer;
@@ -22,7 +22,7 @@ pub fn dump(
     hooks: &mut Hooks,
 ) -> anyhow::Result<Figures> {
     let gauge = output.as_fd().try_clone_to_owned().context("standard output")?;
-    let mut watcher = Watcher { progress, output: gauge, hooks };
+    let mut watcher = Watcher { pid: settings.pid, progress, output: gauge, guardian: None, hooks };
     let mut writer = coded(Writer::new(output, stream_id()?).map_err(CaptureError::from))?;
     progress.line(&format!("capturing pid {}", settings.pid));
     let flag = cancel.flag();
@@ -30,20 +30,37 @@ pub fn dump(
         Some(rounds) => pc_capture::dump(settings, rounds, &mut writer, &mut watcher, &flag),
         None => pc_capture::dump_once(settings, &mut writer, &mut watcher, &flag),
     };
+    let mut guardian = watcher.guardian.take();
     drop(watcher);
     let mut frozen = coded(frozen)?;
     hooks.done(cancel)?;
     coded(frozen.last_signals(&mut writer))?;
     if args.fate() != Fate::Running {
+        tell(&mut guardian, |guardian| guardian.stopping(frozen.was_stopped()))?;
         coded(frozen.set_stop())?;
     }
     hooks.committing(args)?;
+    if args.fate() != Fate::Running {
+        tell(&mut guardian, Guardian::committing)?;
+    }
     coded(writer.commit().map_err(CaptureError::from))?;
     frozen.committed();
-    match coded(writer.finish().map_err(CaptureError::from)) {
+    let figures = match coded(writer.finish().map_err(CaptureError::from)) {
         Ok(output) => part(args.fate(), frozen, output),
         Err(error) => in_doubt(args, frozen, error),
+    };
+    if let Some(mut guardian) = guardian {
+        guardian.over();
     }
+    figures
+}
+
+/// Tells the guardian, which is there as soon as the process was touched.
+fn tell(
+    guardian: &mut Option<Guardian>,
+    what: impl FnOnce(&mut Guardian) -> std::io::Result<()>,
+) -> anyhow::Result<()> {
+    guardian.as_mut().map_or(Ok(()), what).context("telling the guardian")
 }
 
 /// Commit is written and its End is not. A copy that did not wait for the End may run: the original may not, too.
@@ -62,8 +79,11 @@ fn in_doubt(args: &Args, frozen: Frozen, error: anyhow::Error) -> anyhow::Result
 
 /// What the library tells goes to people; what waits in our pipe is told to the library.
 struct Watcher<'a> {
+    pid: i32,
     progress: &'a Progress,
     output: OwnedFd,
+    /// Started before the process is touched.
+    guardian: Option<Guardian>,
     hooks: &'a mut Hooks,
 }
 
@@ -92,8 +112,12 @@ impl pc_capture::Caller for Watcher<'_> {
         Ok(())
     }
 
-    fn holds(&mut self, _: bool) -> std::io::Result<()> {
-        Ok(())
+    fn holds(&mut self, held: bool) -> std::io::Result<()> {
+        let guardian = match &mut self.guardian {
+            Some(guardian) => guardian,
+            none => none.insert(Guardian::start(self.pid, None)?),
+        };
+        if held { guardian.holding() } else { guardian.letting_go() }
     }
 }
 

@@ -1,15 +1,19 @@
 //! A small process beside pc-dump that sees to it that nothing which befalls pc-dump leaves its target frozen.
 //!
-//! ptrace stops end with the tracer. Two cases are left: a tracer that is stopped itself, and the moment between
-//! the stop that outlives the tracer and Commit. The guardian is started before the target is touched, hears by a pipe
-//! how far things are, and acts when the target has been frozen for too long (it kills pc-dump), and when pc-dump is gone
-//! after the stop was set and before Commit can have been sent (it resumes the target). It ends with pc-dump.
+//! ptrace stops end with the tracer. Three cases are left: a tracer that is stopped itself, the moment between
+//! the stop that outlives the tracer and Commit, and a TCP connection that is just being read and under repair for that. The
+//! guardian is started before the target is touched, hears by a pipe how far things are, and acts when the target has been
+//! frozen for too long (it kills pc-dump), and when pc-dump is gone before Commit can have been sent (it ends repair, and resumes
+//! the target after the stop was set). It ends with pc-dump.
+//!
+//! Too long is what the caller says; where a stop may rightly take any time, it is a pc-dump that stands still itself for
+//! [`STANDING`].
 //!
 //! | said | then | pc-dump is late | pc-dump is gone |
 //! | --- | --- | --- | --- |
-//! | `F` | the target is held | killed | the target runs by itself |
+//! | `F` | the target is held | killed | the target runs by itself, repair is ended |
 //! | `R` | it runs | | |
-//! | `S`, `s` | SIGSTOP is set (`s`: the target was stopped before it was frozen) | killed | SIGCONT (`s`: nothing) |
+//! | `S`, `s` | SIGSTOP is set (`s`: the target was stopped before it was frozen) | killed | the same, then SIGCONT (`s`: none) |
 //! | `C` | Commit may go out | | the target stays stopped |
 //! | `D` | all is decided | | |
 
@@ -24,10 +28,16 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pc_sys::pidfd::{pidfd_open, pidfd_send_signal};
 
+use crate::error::CaptureError;
 use crate::procfs::Stat;
+use crate::tcp;
 
 /// The name by which the caller's own program is started as a guardian: it then calls [`guard`] and nothing else.
 pub const GUARDIAN: &str = "pc-guardian";
+/// How long pc-dump may stand still while it holds its target, where it has all the time it needs.
+const STANDING: Duration = Duration::from_secs(5);
+/// Between two looks at whether it does.
+const LOOK: Duration = Duration::from_millis(250);
 /// How long a dying pc-dump is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -39,9 +49,12 @@ pub struct Guardian {
 }
 
 impl Guardian {
-    /// Starts it. The target may then be frozen for `most`, until Commit is sent.
-    pub fn start(pid: i32, most: Duration) -> io::Result<Self> {
-        let started = Stat::read(pid)?.start_time;
+    /// Starts it. The target may then be frozen for `most`, until Commit is sent; without it for as long as pc-dump does
+    /// not stand still itself.
+    pub fn start(pid: i32, most: Option<Duration>) -> io::Result<Self> {
+        let most = most.unwrap_or_default(); // zero: any time
+        let gone = |_| io::Error::new(io::ErrorKind::NotFound, CaptureError::NoProcess(pid));
+        let started = Stat::read(pid).map_err(gone)?.start_time;
         // It must hold no end of a pipe that others wait for.
         pc_sys::fcntl::close_on_exec_from(3)?;
         let mut child = Command::new("/proc/self/exe")
@@ -103,6 +116,7 @@ pub fn guard(args: &[String]) -> io::Result<Option<String>> {
     let [pid, started, most] = args else { return Err(io::ErrorKind::InvalidInput.into()) };
     let number = |text: &String| text.parse::<u64>().map_err(io::Error::other);
     let (pid, started, most) = (number(pid)? as i32, number(started)?, Duration::from_micros(number(most)?));
+    let most = Some(most).filter(|most| !most.is_zero());
     // The terminal's signals are not for it.
     let _ = nix::unistd::setsid();
     let _ = nix::sys::prctl::set_name(c"pc-guardian");
@@ -116,46 +130,74 @@ pub fn guard(args: &[String]) -> io::Result<Option<String>> {
     io::stdout().write_all(b"!")?;
     io::stdout().flush()?;
     nix::unistd::dup2_stdout(null)?;
-    Watch { pid, dump, target, most }.until_it_ends(input)
+    Watch { pid, dump_pid: parent.as_raw(), dump, target, most }.until_it_ends(input)
 }
 
 struct Watch {
     pid: i32,
+    dump_pid: i32,
     dump: OwnedFd,
     target: OwnedFd,
-    most: Duration,
+    most: Option<Duration>,
+}
+
+/// The target is held.
+struct Held {
+    since: Instant,
+    /// Since when pc-dump has been seen to stand still.
+    standing: Option<Instant>,
 }
 
 impl Watch {
     fn until_it_ends(&self, mut input: File) -> io::Result<Option<String>> {
-        let (mut last, mut until, mut killed) = (0u8, None, false);
+        let (mut last, mut held, mut killed) = (0u8, None, false);
         loop {
-            if !wait(input.as_fd(), until)? {
-                // What it has said meanwhile is still heard: nothing that comes later can be unsaid by it.
-                let _ = pidfd_send_signal(self.dump.as_fd(), libc::SIGKILL);
-                (until, killed) = (None, true);
+            if !wait(input.as_fd(), held.as_ref().map(|held| self.next_look(held)))? {
+                if held.as_mut().is_some_and(|held| self.is_late(held)) {
+                    // What it has said meanwhile is still heard: nothing that comes later can be unsaid by it.
+                    let _ = pidfd_send_signal(self.dump.as_fd(), libc::SIGKILL);
+                    (held, killed) = (None, true);
+                }
                 continue;
             }
             let mut said = [0; 16];
             let n = input.read(&mut said)?;
             match said[..n].last() {
                 None => break,
+                Some(b'D') => return Ok(None), // whoever else has inherited the pipe
                 Some(&what) => last = what,
             }
-            until = match last {
-                b'F' => Some(Instant::now() + self.most),
-                b'S' | b's' => until,
+            held = match last {
+                b'F' => Some(Held { since: Instant::now(), standing: None }),
+                b'S' | b's' => held,
                 _ => None,
             };
         }
         self.gone(last, killed)
     }
 
+    fn next_look(&self, held: &Held) -> Instant {
+        self.most.map_or_else(|| Instant::now() + LOOK, |most| held.since + most)
+    }
+
+    /// Whether the target has been held for too long.
+    fn is_late(&self, held: &mut Held) -> bool {
+        if let Some(most) = self.most {
+            return held.since.elapsed() >= most;
+        }
+        let stands = Stat::read(self.dump_pid).is_ok_and(|stat| stat.state == b'T');
+        held.standing = held.standing.or_else(|| Some(Instant::now())).filter(|_| stands);
+        held.standing.is_some_and(|since| since.elapsed() >= STANDING)
+    }
+
     /// pc-dump is gone (or about to be).
     fn gone(&self, last: u8, killed: bool) -> io::Result<Option<String>> {
         let pid = self.pid;
-        if last == b'S' {
+        if matches!(last, b'F' | b'S' | b's') {
             wait(self.dump.as_fd(), Some(Instant::now() + PATIENCE))?;
+            tcp::mend(pid, self.target.as_fd());
+        }
+        if last == b'S' {
             // It may have died.
             let _ = pidfd_send_signal(self.target.as_fd(), libc::SIGCONT);
         }

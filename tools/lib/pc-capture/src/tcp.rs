@@ -160,6 +160,9 @@ impl Drop for Connections {
 /// What becomes of the connections of an original in doubt: held back no longer, or ended without a word.
 pub(crate) fn settle(pid: i32, pidfd: BorrowedFd<'_>, fate: Fate) -> Result<()> {
     let mut ends = Vec::new();
+    if fate == Fate::Running {
+        mend(pid, pidfd);
+    }
     for found in sockets(pid, pidfd)? {
         let Kind::Connected(both) = found.kind else { continue };
         ends.push(both);
@@ -176,6 +179,18 @@ pub(crate) fn settle(pid: i32, pidfd: BorrowedFd<'_>, fate: Fate) -> Result<()> 
     // Nor has any where the kernel has no rules.
     let _ = nftables::remove_left(&ends, namespace.as_ref().map(AsFd::as_fd));
     Ok(())
+}
+
+/// Ends the repair under which a tool that was killed may have left connections of a process that goes on.
+pub(crate) fn mend(pid: i32, pidfd: BorrowedFd<'_>) {
+    // One that has ended needs nothing, and neither does what cannot be reached: no tool had it under repair.
+    for found in sockets(pid, pidfd).unwrap_or_default() {
+        if let Ok(socket) = pidfd::pidfd_getfd(pidfd, found.fd)
+            && tcp_repair::is_under_repair(socket.as_fd()).unwrap_or(false)
+        {
+            let _ = tcp_repair::repair(socket.as_fd(), Repair::Off);
+        }
+    }
 }
 
 /// The network namespace of a process, unless it is ours.

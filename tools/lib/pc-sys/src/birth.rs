@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use crate::check;
 use crate::clone::{Forked, clone3_fork};
 
 /// Where a husk finds its end of the socket pair: out of the way of the low numbers that descriptors get.
@@ -177,6 +178,31 @@ fn serve(child: i32) -> ! {
             raw(libc::SYS_kill, [child as u64, signal as u64, 0, 0, 0]);
         }
     }
+}
+
+/// Has a child do what nobody waits for, while the caller goes on and may end. The child holds none of the standard
+/// streams, no terminal's signals reach it, it runs when no other process wants its CPU (`SCHED_IDLE`), and it ends with its work.
+pub fn leave_behind(work: impl FnOnce()) -> io::Result<()> {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    // SAFETY: fork(3) of the C library leaves a heap that works, and no other lock of ours is taken in the child, which does
+    // its work on this copy of the stack and never returns.
+    if check(unsafe { libc::fork() }.into())? != 0 {
+        return Ok(());
+    }
+    for stream in 0..3 {
+        // SAFETY: both are numbers of descriptors.
+        unsafe { libc::dup2(null.as_raw_fd(), stream) };
+    }
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the first takes nothing, the second reads the structure; a child that may not stand back does its work all the same.
+    unsafe {
+        libc::setsid();
+        libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param);
+    }
+    // What panics in it has been told by nobody, as nobody waits for it.
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    // SAFETY: ends the process without running what belongs to its parent.
+    unsafe { libc::_exit(0) }
 }
 
 /// What a shell would say of a wait status.

@@ -2,7 +2,9 @@
 //!
 //! What a pipe or socket has taken is not yet at the destination: megabytes may wait in buffers, and a stop behind them
 //! would have to wait too. Over a long round those buffers stay full, so the rate at which bytes are *taken* in its later
-//! part is the rate at which they arrive; from it follows when what was sent will be through.
+//! part is the rate at which they arrive; from it follows when what was sent will be through. That is a small difference of
+//! large figures, so as much as buffers usually hold is waited for in any case. Behind it a small round follows, and the
+//! stop behind that.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +12,12 @@ use std::time::{Duration, Instant};
 const STEP: u64 = 1 << 20;
 /// Buffers on the way hold about as much: what is taken until they are full says nothing.
 const HIDDEN: u64 = 16 << 20;
+/// What a sender's buffers usually hold (`tcp_wmem`, a queue, a program or two between).
+const BUFFERS: u64 = 8 << 20;
+/// How far a receiver that is slower than the line is usually behind.
+const BEHIND: Duration = Duration::from_millis(30);
 /// No wait is longer, whatever the figures say.
-const MOST_WAIT: Duration = Duration::from_secs(2);
+const MOST_WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(crate) struct Pace {
@@ -56,8 +62,9 @@ impl Pace {
             }
             None => {}
         }
-        if let Some(time) = self.time_for(self.bytes) {
-            self.clear_at = (self.clear_at.max(self.began) + time).min(now + MOST_WAIT);
+        if let (Some(all), Some(full)) = (self.time_for(self.bytes), self.time_for(BUFFERS)) {
+            let clear_at = self.clear_at.max(self.began) + all;
+            self.clear_at = clear_at.max(now + all.min(full + BEHIND)).min(now + MOST_WAIT);
         }
     }
 
@@ -119,7 +126,7 @@ mod tests {
         let rate = pace.rate.unwrap() as u64 / MIB;
         assert!((98..=102).contains(&rate), "{rate}");
         let wait = pace.wait(now).as_millis();
-        assert!((60..=100).contains(&wait), "8 MiB at 100 MiB/s: {wait}");
+        assert!((80..=120).contains(&wait), "8 MiB at 100 MiB/s: {wait}");
         // A small round disappears in the buffer, and is known to take its time all the same.
         let start = now + pace.wait(now);
         let now = send(&mut pace, start, 5, 100.0);
@@ -144,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn a_fast_pipe_makes_nobody_wait() {
+    fn a_fast_pipe_makes_nobody_wait_for_long() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
         let now = send(&mut pace, start, 200, 1e9);
-        assert!(pace.wait(now) < Duration::from_millis(2), "{:?}", pace.wait(now));
+        assert!(pace.wait(now) < Duration::from_millis(32), "{:?}", pace.wait(now));
     }
 
     #[test]
