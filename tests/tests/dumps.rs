@@ -4,11 +4,12 @@
 
 use std::fs::{self, File};
 use std::io::Read as _;
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use pc_tests::{Folder, Guest, Writer, program, run, said, status, traces, wait_for};
+use nix::sys::signal::Signal;
+use pc_tests::{Folder, Guest, Tool, Writer, program, run, said, status, traces, wait_for};
 
 fn sleeper() -> Guest {
     let guest = Guest::start(Command::new("sleep").arg("300"));
@@ -173,4 +174,26 @@ fn another_users_process_is_refused_and_unharmed() {
     let dump = dump.args(["--once", &guest.arg()]).uid(65534).gid(65534).output().unwrap();
     refused(&dump, 1, "ermi");
     assert!(status(guest.pid(), "State").starts_with('S'));
+}
+
+/// As a shell's Ctrl-Z does it: the reader takes nothing, so that the guest is frozen when pc-dump is stopped.
+#[test]
+fn a_pc_dump_that_is_stopped_while_it_holds_the_guest_is_ended_and_the_guest_goes_on() {
+    let writer = Writer::start();
+    let folder = Folder::new();
+    let mut dump = Tool::start("pc-dump", &["--once", "--kill", &writer.guest.arg()], &folder, |tool| {
+        tool.stdout(Stdio::piped());
+    });
+    let held = || status(writer.guest.pid(), "State").starts_with('t');
+    wait_for("the guest is frozen", Duration::from_secs(10), held);
+    dump.signal(Signal::SIGSTOP);
+    let ended = dump.ended();
+    let text = fs::read_to_string(folder.file("pc-dump")).unwrap();
+    assert_eq!(ended.signal(), Some(Signal::SIGKILL as i32), "{text}");
+    wait_for("what the guardian says", Duration::from_secs(10), || {
+        fs::read_to_string(folder.file("pc-dump")).unwrap().contains("stood still")
+    });
+    assert_eq!(status(writer.guest.pid(), "TracerPid"), "0");
+    writer.goes_on();
+    writer.end();
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
-use pc_tests::{Folder, Guest, dump_to_file, program, restored, run, said, wait_for};
+use pc_tests::{Folder, Guest, dump_to_file, program, restored, run, said, status, wait_for};
 
 /// Opens all there is, then does its second part at SIGUSR1; what goes wrong is in the report.
 fn python(folder: &Folder, first: &str, second: &str) -> Command {
@@ -204,4 +204,19 @@ fn a_terminal_becomes_dev_null_where_there_is_none() {
     let guest = started(&folder, command.stdin(pty.slave.try_clone().expect("a duplicate")));
     let image = image_of(&folder, guest, &[]);
     second_part_is_right(&folder, restored(&image, &[]));
+}
+
+/// As a pc-dump leaves it that is killed while it reads a connection, or silences it for the original's end.
+#[test]
+fn an_original_that_is_resumed_has_no_connection_under_repair() {
+    let folder = Folder::new();
+    let first = format!("{CONNECTION}\nb.setsockopt(socket.IPPROTO_TCP, 19, 1)");
+    let second = "assert b.getsockopt(socket.IPPROTO_TCP, 19) == 0\nb.send(b'x')\nassert a.recv(1) == b'x'";
+    let guest = started(&folder, &mut python(&folder, &first, second));
+    guest.signal(Signal::SIGSTOP);
+    let stopped = || status(guest.pid(), "State").starts_with('T');
+    wait_for("the guest stands", Duration::from_secs(5), stopped);
+    let output = run("pc-dump", &["--resolve", "running", &guest.arg()]);
+    assert!(output.status.success(), "{}", said(&output));
+    second_part_is_right(&folder, guest);
 }
