@@ -66,7 +66,7 @@ fn the_original_is_left_as_the_option_says() {
     let stopped = || status(guest.pid(), "State").starts_with('T');
     wait_for("left stopped by default", Duration::from_secs(2), stopped);
     assert!(first.starts_with('T'), "stopped only after pc-dump had ended: {first}");
-    guest.signal(nix::sys::signal::Signal::SIGCONT);
+    guest.signal(Signal::SIGCONT);
     let output = run("pc-dump", &["--once", "--kill", &pid]);
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(guest.ended(Duration::from_secs(5)), None, "ended by a signal");
