@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -396,7 +397,9 @@ fn resolve_touches_nothing_but_an_original_that_was_left_stopped() {
             assert!(said(&output).contains(why), "{}", said(&output));
         }
     };
-    let guest = sleeper();
+    // In a group of its own: an orphaned one, as a runner's may be, is not stopped from a terminal.
+    let guest = Guest::start(Command::new("sleep").arg("300").process_group(0));
+    sleeps(&guest);
     refused(&guest.arg(), "is not stopped");
     // As a shell's job control does it.
     guest.signal(Signal::SIGTSTP);
