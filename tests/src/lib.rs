@@ -79,6 +79,23 @@ impl Drop for Folder {
     }
 }
 
+/// What each thread of a process is at, for messages.
+fn threads(pid: i32) -> String {
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let line = |task: PathBuf| {
+        let stat = read(task.join("stat"));
+        let state = stat.rsplit_once(") ").map_or("", |(_, rest)| &rest[..1]).to_owned();
+        format!(
+            "{} {state} {} [{}]\n",
+            read(task.join("comm")),
+            read(task.join("wchan")),
+            read(task.join("syscall"))
+        )
+    };
+    tasks.map(|task| line(task.path())).collect()
+}
+
 /// A process that is killed and reaped with its guard: a child of ours, or the copy of one.
 pub struct Guest {
     pid: i32,
@@ -254,7 +271,8 @@ impl Writer {
             let report = self.report();
             assert!(report.is_empty(), "{report}");
             let late = began.elapsed() > Duration::from_secs(20);
-            assert!(!late, "the guest does not go on: {before} beats, then {}", self.beat());
+            let threads = || threads(self.guest.pid());
+            assert!(!late, "the guest does not go on: {before} beats, then {}\n{}", self.beat(), threads());
             std::thread::sleep(Duration::from_millis(2));
         }
     }
