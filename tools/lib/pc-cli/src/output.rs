@@ -7,7 +7,8 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
-use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
 use nix::unistd::linkat;
 
 use crate::exit::{Exit, WithExit as _};
@@ -72,8 +73,9 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Pending::open(path)?.write(bytes)
 }
 
-/// A private file in the making: created at once, so that what cannot be written is found early, and put in its place,
-/// all or nothing, when there is something to be said. Dropped before that, nothing is left of it.
+/// A private file in the making: created at once and with room for what will be said, so that what cannot be written
+/// (a full disk, say) is found early, and put in its place, all or nothing, when there is something to be said. Dropped
+/// before that, nothing is left of it.
 #[derive(Debug)]
 pub struct Pending {
     path: PathBuf,
@@ -111,15 +113,22 @@ impl Pending {
         }
         // Through a symbolic link: the file that it names is replaced, not the link.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        if let Ok(file) = create_nameless(&path) {
-            return Ok(Pending { path, file, place: Place::Nameless });
-        }
-        let (temporary, file) = create_beside(&path)?;
-        Ok(Pending { path, file, place: Place::Beside(temporary) })
+        let pending = match create_nameless(&path) {
+            Ok(file) => Pending { path, file, place: Place::Nameless },
+            Err(_) => {
+                let (temporary, file) = create_beside(&path)?;
+                Pending { path, file, place: Place::Beside(temporary) }
+            }
+        };
+        make_room(&pending.file)?;
+        Ok(pending)
     }
 
     fn write(mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
+        if !matches!(self.place, Place::Itself) {
+            self.file.set_len(bytes.len() as u64)?;
+        }
         if let Place::Nameless = self.place {
             self.place = Place::Beside(name_beside(&self.path, &self.file)?);
         }
@@ -137,6 +146,16 @@ impl Drop for Pending {
             // Nobody is left to be told if this fails.
             let _ = fs::remove_file(temporary);
         }
+    }
+}
+
+/// Takes room on the disk for what such files usually hold, where the file system can.
+fn make_room(file: &File) -> io::Result<()> {
+    const USUALLY: i64 = 16 << 10;
+    match fallocate(file, FallocateFlags::empty(), 0, USUALLY) {
+        // A signal is heard of elsewhere.
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINTR) => Ok(()),
+        made => Ok(made?),
     }
 }
 
