@@ -20,11 +20,21 @@ use crate::running::{Restored, Times};
 use crate::settings::{Notices, Settings, Stage, Stages};
 use crate::tcp::Connections;
 use crate::thread::Tids;
-use crate::{clocks, creds, fdtable, file, machine, openfile, signal, task, thread};
+use crate::{clocks, creds, fdtable, file, machine, openfile, shortage, signal, task, thread};
 
 /// Restores the process that `source` describes. Must be called on a thread that lives as long as the process is not to
 /// die with it (a parent-death signal is sent by the thread that made the child).
 pub fn restore(
+    settings: &Settings,
+    source: &mut dyn Source,
+    notices: Notices<'_>,
+    stages: Stages<'_>,
+) -> Result<Restored, RebuildError> {
+    let watch = shortage::Watch::begin();
+    run(settings, source, notices, stages).map_err(|error| watch.explain(error))
+}
+
+fn run(
     settings: &Settings,
     source: &mut dyn Source,
     notices: Notices<'_>,

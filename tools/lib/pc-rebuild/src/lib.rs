@@ -36,6 +36,7 @@ mod regular;
 mod running;
 mod settings;
 mod shm;
+mod shortage;
 mod signal;
 mod signalfd;
 mod task;
