@@ -72,6 +72,8 @@ pub enum Blow {
     Remove(&'static str),
     /// pc-dump is killed so many microseconds later.
     KillDumpAfter(u64),
+    /// A command of sh(1) is run to its end.
+    Run(&'static str),
 }
 
 /// Seconds in which every tool ends.
@@ -133,12 +135,28 @@ pub struct Ended {
 impl HandOver {
     /// Starts both tools with `--handover`; the copy goes into a new pid namespace, unless `restore` has [`SAME_PID`].
     pub fn start(pid: &str, dump: &[&str], restore: &[&str], plan: Option<(When, Blow)>) -> HandOver {
-        HandOver::start_over(None, pid, dump, restore, plan)
+        HandOver::begin(None, [None; 2], pid, dump, restore, plan)
+    }
+
+    /// The same, with pc-dump or pc-restore started by a script; see [`Tool::start_in`].
+    pub fn start_in(scripts: [Option<&str>; 2], pid: &str, plan: Option<(When, Blow)>) -> HandOver {
+        HandOver::begin(None, scripts, pid, &[], &[], plan)
     }
 
     /// The same with pc-send and pc-recv between the relay and pc-restore.
     pub fn start_over(
         link: Option<Link<'_>>,
+        pid: &str,
+        dump: &[&str],
+        restore: &[&str],
+        plan: Option<(When, Blow)>,
+    ) -> HandOver {
+        HandOver::begin(link, [None; 2], pid, dump, restore, plan)
+    }
+
+    fn begin(
+        link: Option<Link<'_>>,
+        scripts: [Option<&str>; 2],
         pid: &str,
         dump: &[&str],
         restore: &[&str],
@@ -152,7 +170,8 @@ impl HandOver {
         let path = |name: &str| folder.file(name).display().to_string();
         let (figures, more, pidfile) = (path("dump.json"), path("restore.json"), path("pid"));
         let dump = [&["--handover", "--stats", &figures, pid], dump].concat();
-        let dump = Tool::start("pc-dump", &dump, &folder, |tool| {
+        let [by_dump, by_restore] = scripts;
+        let dump = Tool::start_in(by_dump, "pc-dump", &dump, &folder, |tool| {
             tool.stdin(as_stdio(dump_in)).stdout(as_stdio(dump_out));
         });
         let files = ["--pidfile", &pidfile, "--stats", &more];
@@ -166,7 +185,7 @@ impl HandOver {
                 let pipe = |tool: &mut Command| {
                     tool.stdin(as_stdio(restore_in)).stdout(as_stdio(restore_out));
                 };
-                (Tool::start("pc-restore", &restore, &folder, pipe), None)
+                (Tool::start_in(by_restore, "pc-restore", &restore, &folder, pipe), None)
             }
             Some(link) => {
                 let (recv, send) = link.start(&folder, &restore, as_stdio(restore_in), as_stdio(restore_out));
@@ -339,6 +358,10 @@ impl Relay {
             }
             Blow::Target(signal) => kill(Pid::from_raw(self.target), signal).expect("the target is there"),
             Blow::Remove(path) => fs::remove_file(path).expect("a file to remove"),
+            Blow::Run(command) => {
+                let done = Command::new("sh").args(["-c", command]).status();
+                assert!(done.is_ok_and(|done| done.success()), "{command}");
+            }
             Blow::KillDumpAfter(micros) => {
                 let pid = self.pids[0];
                 thread::spawn(move || {

@@ -1,5 +1,5 @@
 //! What a test program leaves behind, however it ends, is swept away: processes that were given a path in one of its
-//! folders (every guest is, and so is its copy), and the folders.
+//! folders (every guest is, and so is its copy), the folders, and control groups of their name.
 
 use std::process::{Command, Stdio};
 use std::sync::Once;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Waits until the test program is gone: then the other end of its standard input is closed.
 const SCRIPT: &str = r#"
-import glob, os, shutil, signal, sys
+import glob, os, shutil, signal, sys, time
 os.setsid()
 sys.stdin.buffer.read()
 mark = sys.argv[1]
@@ -21,6 +21,14 @@ for _ in range(3):
             pass
 for folder in glob.glob(mark + '*'):
     shutil.rmtree(folder, ignore_errors=True)
+for root in '/sys/fs/cgroup/memory/', '/sys/fs/cgroup/', '/sys/fs/cgroup/unified/':
+    for group in glob.glob(root + os.path.basename(mark) + '*'):
+        for _ in range(100):
+            try:
+                os.rmdir(group)
+                break
+            except OSError:
+                time.sleep(0.02)
 "#;
 
 /// Has what carries `mark` (how the paths of this program's folders begin) swept away when this program has ended.

@@ -17,8 +17,22 @@ pub struct Tool(pub Child);
 impl Tool {
     /// Starts a tool; what it says on stderr goes to a file of its name.
     pub fn start(name: &str, args: &[&str], folder: &Folder, pipe: impl FnOnce(&mut Command)) -> Tool {
+        Tool::start_in(None, name, args, folder, pipe)
+    }
+
+    /// The same, started by a script of sh(1) that has the folder as `$0` and the tool as `$@`.
+    pub fn start_in(
+        script: Option<&str>,
+        name: &str,
+        args: &[&str],
+        folder: &Folder,
+        pipe: impl FnOnce(&mut Command),
+    ) -> Tool {
         let said = File::create(folder.file(name)).expect("a file");
-        let mut tool = Command::new(program(name));
+        let mut tool = Command::new(script.map_or_else(|| program(name), |_| "sh".into()));
+        if let Some(script) = script {
+            tool.args(["-c", script]).arg(folder.file("")).arg(program(name));
+        }
         tool.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
         pipe(&mut tool);
         Tool(tool.spawn().expect("the tool runs"))
