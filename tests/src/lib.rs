@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod asking;
 pub mod guest;
 pub mod handing;
 pub mod link;

@@ -129,15 +129,67 @@ impl Hosts {
             }
             false => "delete table inet deaf",
         };
-        let output = self.command(Host::Client, "nft").arg(rules).output().expect("nft runs");
-        assert!(output.status.success(), "{}", said(&output));
+        self.nft(&self.namespace(Host::Client), rules);
+    }
+
+    /// A part of what the client and its peers send each other by TCP is lost from now on, in a hundred so many.
+    pub fn lossy(&self, percent: u32) {
+        for (namespace, device) in self.client_ends() {
+            let rules = format!(
+                "add table netdev loss; \
+                 add chain netdev loss in {{ type filter hook ingress device {device} priority 0; }}; \
+                 add rule netdev loss in meta l4proto tcp numgen random mod 100 < {percent} counter drop"
+            );
+            self.nft(&namespace, &rules);
+        }
+    }
+
+    /// How many packets were lost on their way to the client's host, and from it.
+    pub fn lost(&self) -> [u64; 2] {
+        self.client_ends().map(|(namespace, _)| {
+            let rules = self.nft(&namespace, "list table netdev loss");
+            let count = rules.split("counter packets ").nth(1).and_then(|rest| rest.split(' ').next());
+            count.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("no counter: {rules}"))
+        })
+    }
+
+    /// Where packets to the client come in, and those from it: namespace and device.
+    fn client_ends(&self) -> [(String, &'static str); 2] {
+        [(self.namespace(Host::Client), "eth0"), (format!("{}-switch", self.name), "client")]
+    }
+
+    fn nft(&self, namespace: &str, rules: &str) -> String {
+        let mut nft = Command::new("nsenter");
+        let nft = nft.arg(format!("--net=/run/netns/{namespace}")).args(["nft", rules]);
+        let output = nft.output().expect("nft runs");
+        assert!(output.status.success(), "{rules}: {}", said(&output));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// What both hosts send goes no faster than this, as tc(8) has it.
+    pub fn shaped(&self, rate: &str) {
+        for host in [Host::One, Host::Two] {
+            let shape = ["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "256kb"];
+            let output = self.command(host, "tc").args(shape).args(["latency", "50ms"]).output();
+            let output = output.expect("tc runs");
+            assert!(output.status.success(), "{}", said(&output));
+        }
+    }
+
+    /// How many bytes a host has sent since it was shaped, and how often they had to wait.
+    pub fn shaped_bytes(&self, host: Host) -> (u64, u64) {
+        let output = self.command(host, "tc").args(["-s", "qdisc", "show", "dev", "eth0"]).output();
+        let text = String::from_utf8(output.expect("tc runs").stdout).expect("text");
+        let after = |word: &str| -> Option<u64> {
+            let mut words = text.split_whitespace().skip_while(|found| *found != word).skip(1);
+            words.next()?.parse().ok()
+        };
+        after("Sent").zip(after("overlimits")).unwrap_or_else(|| panic!("no figures: {text}"))
     }
 
     /// The tables of nf_tables on a host.
     pub fn tables(&self, host: Host) -> String {
-        let output = self.command(host, "nft").args(["list", "tables"]).output().expect("nft runs");
-        assert!(output.status.success(), "{}", said(&output));
-        String::from_utf8(output.stdout).expect("text")
+        self.nft(&self.namespace(host), "list tables")
     }
 
     /// What a hook runs to take the service's addresses from a host, or give them to it.

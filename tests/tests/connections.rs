@@ -8,16 +8,22 @@ use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use pc_tests::asking::{moved_under, pipelined, redis, sets_and_counts};
 use pc_tests::net::{Host, Hosts, Pattern, service};
 use pc_tests::{Folder, Guest, adopt_orphans, program, said, wait_for};
 
 /// How many moves in a row: `PC_MOVES`, else 5.
 fn moves() -> usize {
     std::env::var("PC_MOVES").ok().and_then(|n| n.parse().ok()).unwrap_or(5)
+}
+
+/// One way, without a line between the hosts.
+fn by_a_pipe(hosts: &Hosts) -> impl FnMut(Guest, Host) -> Guest {
+    |guest, from| hosts.moved(guest, from)
 }
 
 /// A guest that does what it is told, and its client.
@@ -516,76 +522,13 @@ fn reading_that_was_shut_down_stays_so() {
     told.end();
 }
 
-/// A server with its guard, moved while `work` talks to it.
-fn moved_under(hosts: &Hosts, guest: Guest, work: impl FnOnce(Arc<AtomicBool>) + Send + 'static) {
-    let stop = Arc::new(AtomicBool::new(false));
-    let seen = stop.clone();
-    let client = std::thread::spawn(move || work(seen));
-    let (mut guest, mut at) = (guest, Host::One);
-    let began = Instant::now();
-    for _ in 0..moves() {
-        std::thread::sleep(Duration::from_millis(100));
-        guest = hosts.moved(guest, at);
-        at = at.other();
-        assert!(!client.is_finished(), "the client has given up");
-    }
-    println!("{} moves in {:?}", moves(), began.elapsed());
-    std::thread::sleep(Duration::from_millis(300));
-    stop.store(true, Ordering::Relaxed);
-    client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    hosts.assert_no_tables();
-    drop(guest);
-}
-
-/// Asks in groups, and checks that every answer comes, in its order; gives how many there were.
-fn pipelined(
-    stream: &mut TcpStream,
-    stop: &AtomicBool,
-    ask: impl Fn(u64) -> String,
-    answer: impl Fn(u64) -> String,
-) -> u64 {
-    const GROUP: u64 = 50;
-    let mut answers = BufReader::new(stream.try_clone().expect("a descriptor"));
-    let (mut number, mut longest) = (0, Duration::ZERO);
-    while !stop.load(Ordering::Relaxed) {
-        let began = Instant::now();
-        let questions: String = (number..number + GROUP).map(&ask).collect();
-        stream.write_all(questions.as_bytes()).expect("the connection lives");
-        for n in number..number + GROUP {
-            let mut line = String::new();
-            answers.read_line(&mut line).expect("the connection lives");
-            assert_eq!(line, answer(n), "answer {n}");
-        }
-        number += GROUP;
-        longest = longest.max(began.elapsed());
-    }
-    println!("{number} answers, the longest wait {longest:?}");
-    number
-}
-
 #[test]
 fn a_redis_client_sees_every_write_acknowledged_in_order_through_moves_there_and_back() {
     for v6 in [false, true] {
         let (hosts, address) = (Hosts::new(), service(v6, 6379));
-        let mut redis = hosts.command(Host::One, "redis-server");
-        let redis = redis.args(["--save", "", "--protected-mode", "no", "--bind", &address.ip().to_string()]);
-        let guest = Guest::start(redis.args(["--port", "6379"]));
-        let mut stream = hosts.connect(address);
-        moved_under(&hosts, guest, move |stop| {
-            let ask = |n| {
-                if n % 2 == 0 { format!("SET key{} {n}\r\n", n % 1000) } else { "INCR count\r\n".to_owned() }
-            };
-            let answer = |n| if n % 2 == 0 { "+OK\r\n".to_owned() } else { format!(":{}\r\n", n / 2 + 1) };
-            let number = pipelined(&mut stream, &stop, ask, answer);
-            let mut answers = BufReader::new(stream.try_clone().expect("a descriptor"));
-            for n in (number.saturating_sub(1000)..number).filter(|n| n % 2 == 0) {
-                stream.write_all(format!("GET key{}\r\n", n % 1000).as_bytes()).expect("it lives");
-                let (mut head, mut value) = (String::new(), String::new());
-                answers.read_line(&mut head).expect("a length");
-                answers.read_line(&mut value).expect("a value");
-                assert_eq!(value.trim_end(), n.to_string());
-            }
-        });
+        let guest = redis(&hosts, address);
+        let stream = hosts.connect(address);
+        moved_under(&hosts, guest, moves(), by_a_pipe(&hosts), |stop| sets_and_counts(stream, &stop));
     }
 }
 
@@ -597,7 +540,7 @@ fn a_memcached_client_sees_every_write_acknowledged_in_order_through_moves_there
         memcached.args(["-u", "root", "-l", &address.ip().to_string(), "-p", "11211", "-m", "64"]);
     let guest = Guest::start(memcached);
     let mut stream = hosts.connect(address);
-    moved_under(&hosts, guest, move |stop| {
+    moved_under(&hosts, guest, moves(), by_a_pipe(&hosts), move |stop| {
         stream.write_all(b"set count 0 0 1\r\n0\r\n").expect("it lives");
         let mut stored = [0; 8];
         stream.read_exact(&mut stored).expect("an answer");

@@ -31,14 +31,14 @@ pub struct Tool {
 impl Tool {
     /// Starts a tool with a file, or nothing, on its standard input.
     pub fn start(name: &str, folder: &Folder, input: Option<&Path>, args: &[&str]) -> Tool {
+        let input = input.map_or_else(Stdio::null, |path| File::open(path).expect("the input").into());
+        Tool::run(Command::new(program(name)).args(args).stdin(input), name, folder)
+    }
+
+    /// Starts a command; its output and its talk go to files of this name.
+    pub fn run(command: &mut Command, name: &str, folder: &Folder) -> Tool {
         let (out, talk) = (folder.file(&format!("{name}.out")), folder.file(&format!("{name}.talk")));
-        let mut command = Command::new(program(name));
-        command.args(args).stdout(File::create(&out).expect("a file"));
-        command.stderr(File::create(&talk).expect("a file"));
-        match input {
-            Some(path) => command.stdin(File::open(path).expect("the input")),
-            None => command.stdin(Stdio::null()),
-        };
+        command.stdout(File::create(&out).expect("a file")).stderr(File::create(&talk).expect("a file"));
         Tool { child: command.spawn().expect("the tool starts"), out, talk }
     }
 

@@ -2,10 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket;
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +42,8 @@ pub enum Fault {
         /// Which byte.
         at: usize,
     },
+    /// The way is long: what goes either way arrives so much later, in its order.
+    Late(Duration),
 }
 
 /// Where the frames of a connection begin, without a key: after the greeting, a header of 32 bytes before each payload.
@@ -82,6 +88,7 @@ pub struct Relay {
 }
 
 struct Shared {
+    listener: TcpListener,
     to: String,
     fault: Fault,
     closed: AtomicBool,
@@ -97,6 +104,7 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let addr = listener.local_addr().expect("an address").to_string();
         let shared = Arc::new(Shared {
+            listener,
             to: to.to_owned(),
             fault,
             closed: AtomicBool::new(false),
@@ -107,12 +115,13 @@ impl Relay {
         });
         let own = shared.clone();
         thread::spawn(move || {
-            for socket in listener.incoming() {
-                let Ok(socket) = socket else { continue };
+            for socket in own.listener.incoming() {
                 if own.closed.load(Ordering::SeqCst) {
                     return;
                 }
-                join(&own, socket);
+                if let Ok(socket) = socket {
+                    join(&own, socket);
+                }
             }
         });
         Relay { addr, shared }
@@ -133,7 +142,8 @@ impl Relay {
         if self.shared.closed.swap(true, Ordering::SeqCst) {
             return;
         }
-        let _ = TcpStream::connect(&self.addr);
+        // Whoever waits for connections hears of it, in whatever network namespace it does.
+        let _ = socket::shutdown(self.shared.listener.as_raw_fd(), socket::Shutdown::Both);
         for socket in self.shared.sockets.lock().expect("not poisoned").iter() {
             let _ = socket.shutdown(Shutdown::Both);
         }
@@ -153,8 +163,35 @@ fn join(shared: &Arc<Shared>, near: TcpStream) {
     shared.sockets.lock().expect("not poisoned").extend([clone(&near), clone(&far)]);
     for (from, to, forward) in [(clone(&near), clone(&far), true), (far, near, false)] {
         let shared = shared.clone();
-        thread::spawn(move || pass(&shared, number, from, to, forward));
+        thread::spawn(move || match shared.fault {
+            Fault::Late(late) => pass_late(from, to, late),
+            _ => pass(&shared, number, from, to, forward),
+        });
     }
+}
+
+fn pass_late(mut from: TcpStream, mut to: TcpStream, late: Duration) {
+    const WAITING: usize = 256;
+    let (queue, due) = sync_channel::<(Instant, Vec<u8>)>(WAITING);
+    let source = from.try_clone().expect("a descriptor");
+    let writer = thread::spawn(move || {
+        for (when, bytes) in due {
+            thread::sleep(when.saturating_duration_since(Instant::now()));
+            if to.write_all(&bytes).is_err() {
+                let _ = source.shutdown(Shutdown::Both);
+                return;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Write);
+    });
+    let mut bytes = vec![0; 65_536];
+    while let Ok(n @ 1..) = from.read(&mut bytes) {
+        if queue.send((Instant::now() + late, bytes[..n].to_vec())).is_err() {
+            break;
+        }
+    }
+    drop(queue);
+    writer.join().expect("no panic");
 }
 
 fn pass(shared: &Shared, number: u32, mut from: TcpStream, mut to: TcpStream, forward: bool) {
