@@ -2,12 +2,15 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use pc_tests::link::{Fault, LIMIT, Relay, file, key, noise, recv, send};
-use pc_tests::{Folder, wait_for};
+use pc_tests::link::{Fault, LIMIT, Relay, Tool, file, key, noise, recv, send};
+use pc_tests::net::{Host, Hosts};
+use pc_tests::{Folder, program, wait_for};
 
 #[test]
 fn a_broken_connection_goes_on_where_it_was() {
@@ -117,6 +120,45 @@ fn a_peer_that_falls_silent_is_given_up() {
     let mut sender = send(&folder, Some(&path), &relay.addr, &["--timeout", "2"]);
     assert_eq!((sender.code(), receiver.code()), (Some(5), Some(5)));
     assert!(began.elapsed() < Duration::from_secs(20));
+}
+
+/// Two links between hosts, a busy one and one on which nothing is sent, of which packets vanish from then on.
+fn vanish(cut: impl FnOnce(&Hosts)) {
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let (hosts, folder) = (Hosts::new(), Folder::new());
+    let both = ["--timeout", "2", "--key-file", &key(&folder, "key")];
+    let pair = |name: &str, addr: &str, input: Stdio| {
+        let mut recv = hosts.command(Host::Two, program("pc-recv"));
+        let recv = Tool::run(recv.arg(addr).args(both).stdin(Stdio::null()), &format!("to-{name}"), &folder);
+        let mut send = hosts.command(Host::Client, program("pc-send"));
+        send.arg(recv.addr()).args(both).args(["--rate", "5M"]).stdin(input);
+        let send = Tool::run(&mut send, &format!("from-{name}"), &folder);
+        [send, recv]
+    };
+    let busy = pair("busy", "10.77.0.2:7000", File::open("/dev/zero").expect("zeros").into());
+    let mut idle = pair("idle", "10.77.0.2:7001", Stdio::piped());
+    let mut input = idle[0].child.stdin.take().expect("a pipe");
+    input.write_all(b"x").expect("it is read");
+    wait_for("both pass bytes", LIMIT, || busy[1].out().len() > 1_000_000 && idle[1].out() == b"x");
+    cut(&hosts);
+    let began = Instant::now();
+    for mut tool in busy.into_iter().chain(idle) {
+        assert_eq!(tool.code(), Some(5), "{}", tool.said());
+        let took = began.elapsed();
+        println!("{took:?}: {}", tool.said().lines().last().unwrap_or_default());
+        assert!(took > TIMEOUT / 2 && took < TIMEOUT * 2 + Duration::from_secs(1), "{took:?}");
+    }
+    drop(input);
+}
+
+#[test]
+fn a_host_whose_packets_all_vanish_is_noticed_in_time_on_both_sides() {
+    vanish(|hosts| hosts.client_link(false));
+}
+
+#[test]
+fn a_host_that_hears_nothing_any_more_is_noticed_in_time_on_both_sides() {
+    vanish(|hosts| hosts.client_deaf(true));
 }
 
 #[test]
