@@ -7,10 +7,11 @@
 
 use std::time::{Duration, Instant};
 
-use pc_image::{Item, MapChange, Pages, Record, Source, SpaceId};
+use pc_image::{Item, MapChange, PAGE_SIZE, Pages, Record, Source, SpaceId};
 
 use crate::early::Early;
 use crate::error::{Context, RebuildError};
+use crate::group::{self, Group};
 use crate::image::Image;
 use crate::kept::{Kept, Part};
 use crate::memory::{self, Memory};
@@ -41,6 +42,7 @@ fn run(
     stages: Stages<'_>,
 ) -> Result<Restored, RebuildError> {
     let mut engine = Engine::new(settings);
+    engine.groups = group::limited();
     engine.connections = Connections::prepare(settings)?;
     let start = Instant::now();
     while let Some(item) = next(settings, source)? {
@@ -118,6 +120,8 @@ struct Engine<'a> {
     applied_before: Duration,
     judged: bool,
     pages: u64,
+    /// What limits our memory.
+    groups: Vec<Group>,
     times: Times,
     connections: Connections,
     /// All that is to be built before the process may run, and when that began.
@@ -139,6 +143,7 @@ impl<'a> Engine<'a> {
             built: None,
             keeping: settings.no_pipeline || settings.start_round > 0,
             pages: 0,
+            groups: Vec::new(),
             times: Times::default(),
             connections: Connections::default(),
         }
@@ -283,6 +288,8 @@ impl<'a> Engine<'a> {
 
     fn take_pages(&mut self, pages: Pages) -> Result<(), RebuildError> {
         self.check_space(pages.space)?;
+        let needed = self.image.machine().map_or(0, |machine| machine.memory_needed);
+        group::judge(&self.groups, needed.saturating_sub(self.pages.saturating_mul(PAGE_SIZE)))?;
         self.pages += pages.runs.iter().map(|run| run.pages).sum::<u64>();
         match &mut self.husk {
             Some((newborn, memory)) => memory.pages(newborn, &self.image, Part::whole(pages)),

@@ -21,6 +21,7 @@ mod external;
 mod fdtable;
 mod file;
 mod fillable;
+mod group;
 mod image;
 mod inet;
 mod join;

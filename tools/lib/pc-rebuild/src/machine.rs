@@ -5,6 +5,7 @@ use std::fs;
 use pc_image::Machine;
 
 use crate::error::{Context, RebuildError};
+use crate::group;
 use crate::layout::{KernelMaps, own_mappings};
 
 /// Refuses what this machine cannot do, by name.
@@ -75,43 +76,10 @@ fn memory(needed: u64) -> Result<(), RebuildError> {
     if needed > available {
         return refuse(format!("it needs {needed} bytes of memory, {available} are available here"));
     }
-    match cgroup_room() {
+    match group::room(&group::limited()) {
         Some(room) if needed > room => {
             refuse(format!("it needs {needed} bytes of memory, our cgroup allows {room} more"))
         }
         _ => Ok(()),
     }
-}
-
-/// Bytes that our cgroup and those above it still allow, if they limit memory at all.
-fn cgroup_room() -> Option<u64> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let mut least = None;
-    for line in own.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (parts.next()?, parts.next()?);
-        let (root, limit, usage) = if controllers.is_empty() {
-            let root = if fs::exists("/sys/fs/cgroup/unified").unwrap_or(false) {
-                "/sys/fs/cgroup/unified"
-            } else {
-                "/sys/fs/cgroup"
-            };
-            (root, "memory.max", "memory.current")
-        } else if controllers.split(',').any(|c| c == "memory") {
-            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
-        } else {
-            continue;
-        };
-        let mut at = Some(std::path::Path::new(path));
-        while let Some(dir) = at {
-            let file = |name| format!("{root}{}/{name}", dir.display().to_string().trim_end_matches('/'));
-            let number = |name| fs::read_to_string(file(name)).ok()?.trim().parse::<u64>().ok();
-            if let (Some(limit), Some(usage)) = (number(limit), number(usage)) {
-                let room = limit.saturating_sub(usage);
-                least = Some(least.map_or(room, |l: u64| l.min(room)));
-            }
-            at = dir.parent();
-        }
-    }
-    least
 }
