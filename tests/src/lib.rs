@@ -18,6 +18,7 @@ pub use moving::{Way, adopt_orphans, dump_halted, dump_to_file, moved, restored}
 pub use tools::{Alone, Tool, descriptors, is_stopped, mounts, sleeper, strays};
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -104,6 +105,9 @@ pub struct Guest {
     child: i32,
 }
 
+/// How long another test may keep a program open.
+const BUSY: Duration = Duration::from_secs(5);
+
 impl Guest {
     /// Starts a program apart from the terminal and the descriptors of the test.
     pub fn start(command: &mut Command) -> Guest {
@@ -112,7 +116,17 @@ impl Guest {
 
     /// Starts a program with the standard descriptors that it was given.
     pub fn start_as_is(command: &mut Command) -> Guest {
-        let pid = command.spawn().expect("the guest starts").id() as i32;
+        let began = Instant::now();
+        let child = loop {
+            match command.spawn() {
+                // A program that was just copied: a child that another test begins still has it open for writing.
+                Err(err) if err.kind() == ErrorKind::ExecutableFileBusy && began.elapsed() < BUSY => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                started => break started.expect("the guest starts"),
+            }
+        };
+        let pid = child.id() as i32;
         Guest { pid, child: pid }
     }
 
