@@ -220,3 +220,23 @@ fn an_original_that_is_resumed_has_no_connection_under_repair() {
     assert!(output.status.success(), "{}", said(&output));
     second_part_is_right(&folder, guest);
 }
+
+#[test]
+fn what_a_running_process_watches_may_come_and_go_while_it_is_looked_over() {
+    let folder = Folder::new();
+    let first = "import select, threading\n\
+                 watch, done = select.epoll(), threading.Event()\n\
+                 def come_and_go():\n    \
+                 while not done.is_set():\n        \
+                 fds = [os.eventfd(0) for _ in range(8)]\n        \
+                 for fd in fds: watch.register(fd)\n        \
+                 for fd in fds: os.close(fd)\n\
+                 busy = threading.Thread(target=come_and_go)\n\
+                 busy.start()";
+    let guest = started(&folder, &mut python(&folder, first, "done.set(); busy.join()"));
+    for _ in 0..200 {
+        let output = run("pc-dump", &["--check", &guest.arg()]);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    second_part_is_right(&folder, guest);
+}

@@ -6,7 +6,8 @@ use pc_image::{EpollState, EpollTarget, OpenFileId, OpenFileKind};
 use pc_sys::kcmp;
 
 use crate::error::Result;
-use crate::openfile::{Descriptor, Fds};
+use crate::openfile::{Descriptor, Fds, descriptors};
+use crate::procfs::{FdInfo, WatchInfo};
 
 pub(crate) fn capture(fds: &Fds<'_>, d: &Descriptor, all: &[Descriptor]) -> Result<OpenFileKind> {
     let mut targets = Vec::with_capacity(d.info.watches.len());
@@ -15,6 +16,9 @@ pub(crate) fn capture(fds: &Fds<'_>, d: &Descriptor, all: &[Descriptor]) -> Resu
     for watch in &d.info.watches {
         let nth = seen.entry(watch.fd).or_default();
         let Some(file) = watched(fds.pid, d.fd, watch.fd, *nth, all) else {
+            if !fds.stopped && came_or_went(fds.pid, d.fd, watch) {
+                continue; // at the stop all of it is looked at anew
+            }
             let what = format!(
                 "an epoll instance that watches a file (added as {}) which no descriptor refers to any more, which cannot be moved yet",
                 watch.fd
@@ -25,6 +29,18 @@ pub(crate) fn capture(fds: &Fds<'_>, d: &Descriptor, all: &[Descriptor]) -> Resu
         targets.push(EpollTarget { fd: watch.fd, file, events: watch.events, data: watch.data });
     }
     Ok(OpenFileKind::Epoll(EpollState { targets }))
+}
+
+/// Whether what a running process watches has just come or gone: the list of descriptors is older than that of the watches.
+fn came_or_went(pid: i32, epfd: i32, watch: &WatchInfo) -> bool {
+    const LOOKS: usize = 20;
+    (0..LOOKS).any(|_| {
+        let (now, info) = (descriptors(pid, false), FdInfo::read(pid, epfd));
+        let open = |d: &Descriptor| d.fd == watch.fd as i32;
+        let known =
+            now.is_ok_and(|now| now.iter().any(open) || watched(pid, epfd, watch.fd, 0, &now).is_some());
+        known || !info.is_ok_and(|info| info.watches.contains(watch))
+    })
 }
 
 /// The file that is watched: as a rule still open under the number by which it was added.

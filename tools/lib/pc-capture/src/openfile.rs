@@ -77,7 +77,7 @@ impl<'a> Fds<'a> {
         stopped: bool,
         mut all: Vec<Descriptor>,
     ) -> Result<Self> {
-        identify(pid, &mut all)?;
+        identify_open(pid, &mut all, stopped)?;
         let pipes = pipe::Pipes::find(&all);
         let (taken, externals) = (Vec::new(), external::Names::default());
         Ok(Self { pid, pidfd, files, connected, taken, stopped, all, pipes, externals })
@@ -307,6 +307,18 @@ fn descriptor(pid: i32, fd: i32) -> std::io::Result<Descriptor> {
         info: FdInfo::read(pid, fd)?,
         file: OpenFileId(0),
     })
+}
+
+/// Numbers the open file descriptions; those that a running process has closed meanwhile are left out.
+fn identify_open(pid: i32, all: &mut Vec<Descriptor>, stopped: bool) -> Result<()> {
+    const TRIES: usize = 20;
+    for _ in 0..TRIES {
+        match identify(pid, all) {
+            Err(_) if !stopped => all.retain(|descriptor| still_there(pid, descriptor)),
+            done => return done,
+        }
+    }
+    identify(pid, all)
 }
 
 /// Numbers the open file descriptions. Only descriptors of the same inode can share one; these are put into the kernel's

@@ -6,7 +6,7 @@ mod stat;
 mod status;
 mod timers;
 
-pub use fdinfo::FdInfo;
+pub use fdinfo::{FdInfo, WatchInfo};
 pub use maps::{Area, Smaps, parse_maps, parse_smaps};
 pub use stat::Stat;
 pub use status::Status;
