@@ -157,7 +157,7 @@ impl Source<'_> {
 
     /// Tells the machine of a failure here.
     fn failed(&mut self, error: CaptureError) {
-        let text = error_text(&error);
+        let text = pc_cli::in_a_line(&error);
         if self.held.frozen.is_none() {
             self.guardian.letting_go().unwrap_or_default(); // it runs, with or without a guardian
         }
@@ -266,7 +266,8 @@ impl Source<'_> {
                 let failure = self.failure.take().unwrap_or(CaptureError::Died(pid));
                 let figures = self.figures.take().ok_or(failure);
                 let figures = coded(figures)
-                    .with_context(|| format!("the copy runs as pid {there}, but ending pid {pid}"))?;
+                    .with_context(|| format!("the copy runs as pid {there}, but ending pid {pid}"))
+                    .exit(Exit::InDoubt)?;
                 Ok(Moved { figures, times: self.times, pid: there })
             }
             SourceOutcome::Kept(why) => Err(self.kept(why)),
@@ -296,16 +297,6 @@ fn in_doubt(pid: i32) -> String {
         "in doubt: Commit was sent and no answer came, so pid {pid} is left stopped. If the copy runs: \
          pc-dump --resolve gone {pid}; if none does and none will: pc-dump --resolve running {pid}"
     )
-}
-
-fn error_text(error: &CaptureError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Between capture and the machine.

@@ -46,7 +46,7 @@ pub fn dump(
     coded(writer.commit().map_err(CaptureError::from))?;
     frozen.committed();
     let figures = match coded(writer.finish().map_err(CaptureError::from)) {
-        Ok(output) => part(args.fate(), frozen, output),
+        Ok(output) => part(args, frozen, output),
         Err(error) => in_doubt(args, frozen, error),
     };
     if let Some(mut guardian) = guardian {
@@ -121,17 +121,23 @@ impl pc_capture::Caller for Watcher<'_> {
     }
 }
 
-fn part(fate: Fate, frozen: Frozen, output: Output) -> anyhow::Result<Figures> {
-    match fate {
+fn part(args: &Args, frozen: Frozen, output: Output) -> anyhow::Result<Figures> {
+    // A copy may run by now: what goes wrong with the original leaves it stopped.
+    let stopped = || format!("the stream is written, and pid {} is left stopped", args.pid);
+    match args.fate() {
         // The reader's input ends once the output is closed.
-        Fate::Running | Fate::Stopped => {
+        Fate::Running => {
             drop(output);
             coded(frozen.let_go())
+        }
+        Fate::Stopped => {
+            drop(output);
+            coded(frozen.let_go()).with_context(stopped).exit(Exit::InDoubt)
         }
         Fate::Killed => {
             output.sync().context("syncing the output")?;
             // Ended before the reader's input ends: what it holds (addresses, on the same machine) is free by then.
-            let figures = coded(frozen.kill());
+            let figures = coded(frozen.kill()).with_context(stopped).exit(Exit::InDoubt);
             drop(output);
             figures
         }

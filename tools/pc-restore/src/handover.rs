@@ -164,7 +164,11 @@ impl HandOver {
     /// The restore failed, its husks are dead.
     fn failed(&self, error: &RebuildError) {
         let releasing = self.lock().machine.state() == DestinationState::Releasing;
-        self.feed(if releasing { DestinationEvent::ReleaseFailed(text(error)) } else { event_of(error) });
+        self.feed(if releasing {
+            DestinationEvent::ReleaseFailed(pc_cli::in_a_line(error))
+        } else {
+            event_of(error)
+        });
     }
 
     /// The stream could not even be opened.
@@ -237,33 +241,27 @@ fn event_of(error: &RebuildError) -> DestinationEvent {
         RebuildError::Interrupted => DestinationEvent::Interrupted,
         RebuildError::Cancelled(reason) => DestinationEvent::Cancel(reason.clone()),
         RebuildError::Unsupported(_) | RebuildError::PidTaken { .. } => {
-            DestinationEvent::Judged(Err(text(error)))
+            DestinationEvent::Judged(Err(pc_cli::in_a_line(error)))
         }
-        RebuildError::Image(ImageError::Unsupported(_)) => DestinationEvent::Judged(Err(text(error))),
+        RebuildError::Image(ImageError::Unsupported(_)) => {
+            DestinationEvent::Judged(Err(pc_cli::in_a_line(error)))
+        }
         RebuildError::Image(ImageError::Frame(FrameError::Io(io))) if holds::<Cancelled>(io) => {
             DestinationEvent::Interrupted
         }
         RebuildError::Image(ImageError::Frame(FrameError::Io(io))) if holds::<Silence>(io) => {
             DestinationEvent::Silence
         }
-        RebuildError::Image(_) | RebuildError::NotCommitted => DestinationEvent::StreamLost(text(error)),
-        _ => DestinationEvent::Failed(text(error)),
+        RebuildError::Image(_) | RebuildError::NotCommitted => {
+            DestinationEvent::StreamLost(pc_cli::in_a_line(error))
+        }
+        _ => DestinationEvent::Failed(pc_cli::in_a_line(error)),
     }
 }
 
 /// Whether a wait was given up for this reason.
 fn holds<E: std::error::Error + 'static>(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<E>())
-}
-
-fn text(error: &RebuildError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// What was seen of the stream.

@@ -104,28 +104,32 @@ impl Frozen {
     pub fn let_go(self) -> Result<Figures> {
         let Self { tracees, connections, tracking, mut figures, .. } = self;
         let (pid, stopped) = (tracees.pid(), tracees.stop_is_set());
-        if stopped {
-            figures.left_held = connections.leave_held(pid)?;
-        }
+        // A copy may run: whatever fails here, a process that was given a stop keeps it.
+        let held = if stopped { connections.leave_held(pid) } else { Ok(None) };
         tracees.detach()?;
         drop(connections);
         if stopped {
             tracking.end_behind();
             see_it_stand(pid);
         }
+        figures.left_held = held?;
         Ok(figures)
     }
 
-    /// Ends the process; does not wait until its memory is freed.
+    /// Ends the process; does not wait until its memory is freed. One that cannot be ended without a word to its peers
+    /// keeps the stop that it was given.
     pub fn kill(self) -> Result<Figures> {
         let Self { tracees, connections, tracking, mut figures, pidfd, .. } = self;
         let pid = tracees.pid();
-        connections.silence(pid)?;
-        figures.left_held = connections.leave_held(pid)?;
-        pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).of(pid, "ending it")?;
-        // It is dying: whatever fails here fails because of that.
+        let held = connections.silence(pid).and_then(|()| connections.leave_held(pid));
+        let ended = held.and_then(|held| {
+            pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).of(pid, "ending it")?;
+            Ok(held)
+        });
+        // If it is dying, whatever fails here fails because of that.
         let _ = tracees.detach();
         drop((connections, tracking));
+        figures.left_held = ended?;
         Ok(figures)
     }
 }

@@ -63,6 +63,11 @@ pub fn coded(error: anyhow::Error, exit: Exit) -> anyhow::Error {
     anyhow::Error::new(Coded { exit, inner: error })
 }
 
+/// An error and what caused it, in one line, for the other side.
+pub fn in_a_line(error: &(dyn Error + 'static)) -> String {
+    anyhow::Chain::new(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// The exit code for an error: the outermost that was attached, else what the error itself says
 /// (compressed input that is damaged or cut, a wait that was cancelled or too long), else [`Exit::Failed`].
 pub fn exit_of(error: &anyhow::Error) -> Exit {

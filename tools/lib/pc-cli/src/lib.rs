@@ -23,7 +23,7 @@ mod stats;
 mod units;
 
 pub use args::{CommonArgs, parse, parse_from};
-pub use exit::{Exit, WithExit, coded, exit_of};
+pub use exit::{Exit, WithExit, coded, exit_of, in_a_line};
 pub use hooks::{Hook, Running, Undo};
 pub use input::{CompressedInput, Input, WINDOW_LOG_MAX, input, input_until, input_within};
 pub use outlet::{Output, output_until};
