@@ -14,11 +14,11 @@ import sys
 
 MAGIC = b"\x89PCS\r\n\x1a\n"
 LIMIT, SKIPPABLE, COMPRESSED = 16 << 20, 1, 2
-PAGES, COMMIT, CANCEL, END = 0x23, 0x70, 0x71, 0xFFFF
+PAGES, PATCHES, COMMIT, CANCEL, END = 0x23, 0x24, 0x70, 0x71, 0xFFFF
 RECORDS = {
     0x01: "Machine", 0x02: "RoundBegin", 0x03: "RoundEnd", 0x10: "Task", 0x11: "TaskGone", 0x12: "Space",
     0x13: "SpaceGone", 0x14: "File", 0x15: "ShmState", 0x20: "MapChange", 0x21: "Zap", 0x22: "ZeroPages", PAGES: "Pages",
-    0x30: "MmState", 0x31: "SigTable", 0x32: "TaskState", 0x33: "Thread", 0x40: "FdTable", 0x41: "OpenFile",
+    PATCHES: "Patches", 0x30: "MmState", 0x31: "SigTable", 0x32: "TaskState", 0x33: "Thread", 0x40: "FdTable", 0x41: "OpenFile",
     COMMIT: "Commit", CANCEL: "Cancel", END: "End",
 }
 
@@ -31,9 +31,12 @@ Leaf: leaf u32, subleaf u32, register u8, value u32
 Vdso: image bytes, vvar_len u64, vvar_vclock_len u64
 Machine: kernel str, hostname str, boot_id str, producer str, cpu Cpu, vdso Vdso, clocks Clocks, memory_needed u64, namespaces [(str+str)]
 RoundBegin: number u32, last bool, clocks Clocks
-Counts: pages u64, zero_pages u64, zapped_pages u64
+Counts: pages u64, zero_pages u64, zapped_pages u64, patched_pages u64
+Counts1: pages u64, zero_pages u64, zapped_pages u64
 RoundEnd: number u32, counts Counts
+RoundEnd1: number u32, counts Counts1
 Commit: rounds u32, totals Counts, encoding_digest u8*32
+Commit1: rounds u32, totals Counts1, encoding_digest u8*32
 Cancel: reason str
 Task: id u32, pid u32, parent u32?, space u32?, fds u32?, sigs u32?, pgid u32, sid u32, exit_signal u8, tids [u32], comm bytes
 TaskGone: id u32
@@ -171,35 +174,34 @@ class Stream:
         return data
 
 
-def pages(payload):
+def by_hand(payload, layout, unit):
     space, count = struct.unpack_from("<II", payload.ljust(8, b"\0"))
-    head = 8 + 16 * count
-    if head > len(payload):
-        raise Wrong(3, "more runs than there are bytes")
-    runs = [struct.unpack_from("<QQ", payload, 8 + 16 * i) for i in range(count)]
-    if sum(number for _, number in runs) * 4096 != len(payload) - head:
-        raise Wrong(3, "runs and data of different length")
-    return {"space": space, "runs": runs}
+    head = 8 + struct.calcsize(layout) * count
+    table = list(struct.iter_unpack(layout, payload[8:head])) if head <= len(payload) else []
+    if sum(length for _, length in table) * unit != len(payload) - head:
+        raise Wrong(3, "a table and data of different length")
+    return {"space": space, "table": table}
 
 
 def frame(stream, number, digest, bodies):
     offset, head = stream.offset, stream.take(32)
     kind, version, flags, length, found, payload_crc, crc = struct.unpack("<HHIQQII", head)
-    if crc32c(head[:28]) != crc or flags & ~3 or found != number:
+    if crc32c(head[:28]) != crc or flags & ~3 or found != number or length > (0 if kind == END else LIMIT):
         raise Wrong(3, f"at byte {offset}, frame {number}: a bad header")
-    if length > LIMIT or kind == END and length:
-        raise Wrong(3, f"at byte {offset}, frame {number}: a payload of {length} bytes")
     payload = stream.take(length)
     if crc32c(payload) != payload_crc:
         raise Wrong(3, f"at byte {offset}, frame {number}: a payload whose checksum is wrong")
     name = RECORDS.get(kind, "unknown")
-    known = kind in RECORDS and version == (0 if kind == END else 1)
+    newest = 0 if kind == END else 2 if name in ("RoundEnd", "Commit") else 1
+    known = kind in RECORDS and (version == newest or version == 1 < newest)
     if not known and not flags & SKIPPABLE or known and flags & COMPRESSED:
         raise Wrong(6, f"at byte {offset}: type {kind:#06x} ({name}) version {version} is not known here")
-    said = pages(payload) if known and kind == PAGES else None
-    if known and kind not in (PAGES, END):
+    said, layout = None, {PAGES: ("<QQ", 4096), PATCHES: ("<QH", 1)}.get(kind)
+    if known and layout:
+        said = by_hand(payload, *layout)
+    elif known and kind != END:
         body = Body(payload)
-        said = body.value(name)
+        said = body.value(name if version == newest else f"{name}{version}")
         if body.at != length:
             raise Wrong(3, f"at byte {offset}, frame {number}: {length - body.at} bytes too many in {name}")
         if kind == COMMIT and bytes(said["encoding_digest"]) != digest.digest():
@@ -213,10 +215,8 @@ def frame(stream, number, digest, bodies):
 
 def segment(stream, preamble, bodies):
     version, arch, page_size, _, incompatible = struct.unpack_from("<HHIQQ", preamble, 8)
-    if preamble[:8] != MAGIC:
-        raise Wrong(3, "not a pc-tools stream")
-    if crc32c(preamble[:60]) != struct.unpack_from("<I", preamble, 60)[0] or any(preamble[48:60]):
-        raise Wrong(3, "a bad preamble")
+    if preamble[:8] != MAGIC or crc32c(preamble[:60]) != int.from_bytes(preamble[60:], "little") or any(preamble[48:60]):
+        raise Wrong(3, "not a pc-tools stream, or a bad preamble")
     if (version, arch, page_size, incompatible) != (1, 62, 4096, 0):
         raise Wrong(6, "a stream of another version, architecture or page size")
     print(f"{stream.offset - 64:>12} preamble v{version} {preamble[32:48].hex()}")

@@ -92,6 +92,7 @@ fn what_was_read_is_written_again_bit_for_bit() {
         for item in read(&bytes).expect(name) {
             match item {
                 Item::Pages(pages) => writer.pages(pages.space, &pages.runs, &[pages.data()]),
+                Item::Patches(it) => writer.patches(it.space, &it.patches, it.data()),
                 Item::Record(record) => match *record {
                     Record::Commit(_) => writer.commit(),
                     record => writer.record(&record),

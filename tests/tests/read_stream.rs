@@ -41,6 +41,7 @@ fn it_agrees_with_pc_show_on_every_golden_stream_whole_cut_and_bent() {
     let path = scratch.file("stream.pcs");
     for (name, bytes) in golden() {
         agree(&folder().join(format!("{name}.pcs")), name);
+        agree(&folder().join(format!("1/{name}.pcs")), &format!("{name} as it was"));
         for part in 0..4 {
             let at = bytes.len() * part / 4 + part;
             fs::write(&path, &bytes[..at]).expect("a file");
@@ -66,11 +67,7 @@ fn it_reads_every_body_to_its_last_byte() {
         let items = pc_tests::streams::read(&bytes).expect(name);
         assert_eq!(said.len(), items.len(), "{name}");
         for (body, item) in said.iter().zip(&items) {
-            let name = match item {
-                pc_image::Item::Record(record) => record.name(),
-                pc_image::Item::Pages(_) => "Pages",
-            };
-            assert!(body.get(name).is_some(), "{body} is no {name}");
+            assert!(body.get(item.name()).is_some(), "{body} is no {}", item.name());
         }
     }
     let output = text(&script(&["--bodies"], &folder().join("everything.pcs")));

@@ -66,6 +66,7 @@ impl Image {
                 Item::Pages(pages) => {
                     writer.pages(pages.space, &pages.runs, &[pages.data()]).expect("written");
                 }
+                Item::Patches(it) => writer.patches(it.space, &it.patches, it.data()).expect("written"),
                 Item::Record(record) => {
                     let mut record = *record;
                     change(&mut record);

@@ -9,14 +9,8 @@ use pc_tests::streams::{end_round, read};
 #[test]
 fn every_record_comes_back_as_it_was() {
     let items = read(&stream()).unwrap();
-    let names: std::collections::BTreeSet<_> = items
-        .iter()
-        .map(|item| match item {
-            Item::Record(record) => record.name(),
-            Item::Pages(_) => "Pages",
-        })
-        .collect();
-    assert_eq!(names.len(), 20, "all records but Cancel: {names:?}");
+    let names: std::collections::BTreeSet<_> = items.iter().map(Item::name).collect();
+    assert_eq!(names.len(), 21, "all records but Cancel: {names:?}");
     assert!(items.contains(&Item::Record(Box::new(Record::Machine(machine())))));
     assert!(items.contains(&Item::Record(Box::new(Record::Thread(thread(101))))));
     for file in open_files() {
@@ -68,6 +62,94 @@ fn a_page_twice_in_one_round_is_refused() {
     w.record(&Record::ZeroPages(ZeroPages { space: SpaceId(0), ranges: vec![(0x1000, 0x3000)] })).unwrap();
     end_round(&mut w, 0);
     assert!(refused(w).contains("twice in one round"));
+}
+
+/// What is said of patches of a page behind some records, in a round of their own.
+fn patched(before: impl FnOnce(&mut Writer<Vec<u8>>), addr: u64) -> String {
+    let mut w = begun(false);
+    w.pages(SpaceId(0), &[PageRun { addr: 0x1000, pages: 2 }], &[&[1; 8192]]).unwrap();
+    end_round(&mut w, 0);
+    w.record(&Record::RoundBegin(RoundBegin { number: 1, last: false, clocks: clocks(0) })).unwrap();
+    before(&mut w);
+    w.patches(SpaceId(0), &[Patch { addr, len: 3 }], b"abc").unwrap();
+    end_round(&mut w, 1);
+    w.record(&Record::Cancel(Cancel { reason: String::new() })).unwrap();
+    read(&w.finish().unwrap()).err().map_or(String::new(), |err| {
+        assert_eq!(err.blame(), Blame::Stream, "{err}");
+        err.to_string()
+    })
+}
+
+#[test]
+fn patches_are_of_pages_that_were_sent_in_another_round_and_still_are() {
+    let change = |unmap, map| Record::MapChange(MapChange { space: SpaceId(0), unmap, map, modify: vec![] });
+    let zero = |range| Record::ZeroPages(ZeroPages { space: SpaceId(0), ranges: vec![range] });
+    let page = (0x2000, 0x3000);
+    assert_eq!(patched(|_| {}, 0x2000), "");
+    assert_eq!(patched(|w| w.record(&zero((0x1000, 0x2000))).unwrap(), 0x2ffd), "");
+    assert!(patched(|_| {}, 0x3000).contains("never sent or are gone"));
+    assert!(patched(|w| w.record(&zero(page)).unwrap(), 0x2000).contains("twice in one round"));
+    let zap = Record::Zap(Zap { space: SpaceId(0), ranges: vec![page] });
+    assert!(patched(|w| w.record(&zap).unwrap(), 0x2000).contains("never sent or are gone"));
+    assert!(patched(|w| w.record(&change(vec![page], vec![])).unwrap(), 0x2000).contains("or are gone"));
+    let gone = Record::SpaceGone(SpaceId(0));
+    assert!(patched(|w| w.record(&gone).unwrap(), 0x2000).contains("nobody announced"));
+}
+
+#[test]
+fn patches_are_counted_by_pages() {
+    let mut w = begun(false);
+    w.pages(SpaceId(0), &[PageRun { addr: 0x1000, pages: 3 }], &[&[1; 12288]]).unwrap();
+    end_round(&mut w, 0);
+    w.record(&Record::RoundBegin(RoundBegin { number: 1, last: false, clocks: clocks(0) })).unwrap();
+    let patch = |addr| Patch { addr, len: 1 };
+    let patches = [0x1000, 0x1001, 0x1fff, 0x3000].map(patch);
+    w.patches(SpaceId(0), &patches, b"abcd").unwrap();
+    assert_eq!(w.round_counts(), Counts { patched_pages: 2, ..Counts::default() });
+    assert_eq!(w.totals(), Counts { pages: 3, patched_pages: 2, ..Counts::default() });
+}
+
+#[test]
+fn patches_that_are_not_within_pages_or_do_not_ascend_are_refused_by_writer_and_reader() {
+    let lay = |patches: &[(u64, u16)], data: usize| {
+        let mut body = [0u32.to_le_bytes(), (patches.len() as u32).to_le_bytes()].concat();
+        for (addr, len) in patches {
+            body.extend(addr.to_le_bytes().iter().chain(&len.to_le_bytes()));
+        }
+        body.resize(body.len() + data, 7);
+        body
+    };
+    let refused = |body: &[u8]| {
+        use pc_frame::{Flags, FrameWriter, Limits, Preamble};
+        let mut w = FrameWriter::new(Vec::new(), Limits::default());
+        w.preamble(&Preamble::x86_64([0; 16])).unwrap();
+        w.frame(PATCHES, VERSION, Flags::default(), &[body]).unwrap();
+        w.end().unwrap();
+        let err = read(&w.into_inner()).unwrap_err();
+        assert!(matches!(err, ImageError::Body { record: "Patches", .. }), "{err}");
+        err.to_string()
+    };
+    let cases = [
+        (&[][..], 0, "patches of 0 bytes"),
+        (&[(0x1000, 0)], 0, "not within a page"),
+        (&[(0x1fff, 2)], 2, "not within a page"),
+        (&[(0x1000, 4097)], 4097, "not within a page"),
+        (&[(0x1004, 4), (0x1000, 4)], 8, "do not ascend"),
+        (&[(0x1000, 4), (0x1003, 4)], 8, "do not ascend"),
+        (&[(0x1000, 4)], 3, "3 bytes of data"),
+        (&[(u64::MAX - 1, 2)], 2, "end of the address space"),
+    ];
+    for (patches, data, word) in cases {
+        let said = refused(&lay(patches, data));
+        assert!(said.contains(word), "{said}");
+        let patches: Vec<Patch> = patches.iter().map(|&(addr, len)| Patch { addr, len }).collect();
+        let err = begun(false).patches(SpaceId(0), &patches, &vec![7; data]).unwrap_err();
+        assert!(matches!(err, ImageError::Caller(_)) && err.to_string().contains(word), "{err}");
+    }
+    let mut claims = lay(&[(0x1000, 4)], 4);
+    claims[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert!(refused(&claims).contains("4294967295 patches in 22 bytes"));
+    assert!(refused(b"1234567").contains("too short"));
 }
 
 #[test]
@@ -209,7 +291,7 @@ fn an_unknown_record_is_refused_by_number_unless_it_may_be_skipped() {
 fn a_version_before_the_first_firm_one_or_from_the_future_is_refused_by_name() {
     use pc_frame::{Flags, FrameWriter, Limits, Preamble};
     for version in [0, VERSION + 1] {
-        for number in [1, PAGES, pc_frame::END] {
+        for number in [1, PAGES, PATCHES, pc_frame::END] {
             let version = if number == pc_frame::END { version + 1 } else { version };
             let mut w = FrameWriter::new(Vec::new(), Limits::default());
             w.preamble(&Preamble::x86_64([0; 16])).unwrap();

@@ -23,7 +23,6 @@ pub(crate) fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, String> {
 }
 
 /// A record from a body of an older version, `Old`.
-#[allow(dead_code)] // in use as soon as a record has an older version
 pub(crate) fn decode_older<Old: Decode<()>, New: From<Old>>(bytes: &[u8]) -> Result<New, String> {
     decode::<Old>(bytes).map(New::from)
 }

@@ -5,9 +5,9 @@ use std::io::{BufReader, Read};
 use pc_frame::{ARCH_X86_64, END, Event, Flags, Frame, FrameReader, Header, Limits, Preamble};
 use sha2::{Digest, Sha256};
 
-use crate::table::{PAGES, VERSION, record_name};
+use crate::table::{PAGES, PATCHES, VERSION, record_name};
 use crate::validator::Validator;
-use crate::{ImageError, Item, PAGE_SIZE, Record, Source, pages};
+use crate::{ImageError, Item, PAGE_SIZE, Record, Source, pages, patches};
 
 /// Where a frame stood: for messages and listings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +128,12 @@ impl<R: Read> Reader<R> {
                 let pages = pages::decode(frame.payload).map_err(malformed)?;
                 self.validator.pages(&pages).map_err(|what| grammar(info, what))?;
                 return Ok(Step::Item(Item::Pages(pages)));
+            }
+            (PATCHES, VERSION) => {
+                self.note(&info.header);
+                let patches = patches::decode(frame.payload).map_err(malformed)?;
+                self.validator.patches(&patches).map_err(|what| grammar(info, what))?;
+                return Ok(Step::Item(Item::Patches(patches)));
             }
             _ => match Record::decode(kind, version, &frame.payload) {
                 Some(record) => record.map_err(malformed)?,

@@ -24,6 +24,8 @@ pub struct Counts {
     pub zero_pages: u64,
     /// Pages zapped.
     pub zapped_pages: u64,
+    /// Pages of which only changed bytes were sent.
+    pub patched_pages: u64,
 }
 
 impl Counts {
@@ -33,6 +35,7 @@ impl Counts {
             pages: self.pages.checked_add(other.pages)?,
             zero_pages: self.zero_pages.checked_add(other.zero_pages)?,
             zapped_pages: self.zapped_pages.checked_add(other.zapped_pages)?,
+            patched_pages: self.patched_pages.checked_add(other.patched_pages)?,
         })
     }
 }

@@ -1,11 +1,14 @@
 //! The one table of record numbers. A number is assigned once and never reused.
 
 use crate::codec;
+use crate::older::{Commit1, RoundEnd1};
 use crate::record::Record;
 
 /// The frame type of page data, whose body is laid out by hand (see [`crate::Pages`]).
 pub const PAGES: u16 = 0x23;
-/// The version that a record has as long as its body is that of the first firm format, and that of [`PAGES`].
+/// The frame type of changed bytes of pages, laid out by hand too (see [`crate::Patches`]).
+pub const PATCHES: u16 = 0x24;
+/// The version that a record has as long as its body is that of the first firm format, and that of [`PAGES`] and [`PATCHES`].
 pub const VERSION: u16 = 1;
 
 /// `number Name = version`, and behind it `[older version => type]` for each older version that is still read: `type` is
@@ -52,6 +55,7 @@ macro_rules! table {
             match number {
                 $($number => Some(stringify!($name)),)*
                 PAGES => Some("Pages"),
+                PATCHES => Some("Patches"),
                 pc_frame::END => Some("End"),
                 _ => None,
             }
@@ -61,7 +65,7 @@ macro_rules! table {
         pub fn record_version(number: u16) -> Option<u16> {
             match number {
                 $($number => Some($version),)*
-                PAGES => Some(VERSION),
+                PAGES | PATCHES => Some(VERSION),
                 pc_frame::END => Some(0),
                 _ => None,
             }
@@ -72,7 +76,7 @@ macro_rules! table {
 table! {
     0x0001 Machine = 1,
     0x0002 RoundBegin = 1,
-    0x0003 RoundEnd = 1,
+    0x0003 RoundEnd = 2 [1 => RoundEnd1],
     0x0010 Task = 1,
     0x0011 TaskGone = 1,
     0x0012 Space = 1,
@@ -88,6 +92,6 @@ table! {
     0x0033 Thread = 1,
     0x0040 FdTable = 1,
     0x0041 OpenFile = 1,
-    0x0070 Commit = 1,
+    0x0070 Commit = 2 [1 => Commit1],
     0x0071 Cancel = 1,
 }

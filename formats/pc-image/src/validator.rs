@@ -1,12 +1,12 @@
 //! The grammar of a stream: which record may stand where. Pure; fed with every record in order.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 use crate::writer::range_pages;
 use crate::{
-    Backing, Counts, FdTableId, FileId, MapChange, OpenFileId, OpenFileKind, PAGE_SIZE, Pages, Record,
-    RoundBegin, ShmState, SigTableId, SpaceId, SpaceKind, Task, TaskId,
+    Backing, Counts, FdTableId, FileId, MapChange, OpenFileId, OpenFileKind, PAGE_SIZE, Pages, Patches,
+    Ranges, Record, RoundBegin, ShmState, SigTableId, SpaceId, SpaceKind, Task, TaskId,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -92,8 +92,10 @@ pub struct Validator {
     mm_states: HashSet<SpaceId>,
     task_states: HashSet<TaskId>,
     threads: HashSet<(TaskId, u32)>,
-    /// Pages of this round by space: start -> end, merged.
-    seen: HashMap<SpaceId, BTreeMap<u64, u64>>,
+    /// Pages of this round by space.
+    seen: HashMap<SpaceId, Ranges>,
+    /// Pages that were sent, in whatever round, and are still there: those that can be patched.
+    held: HashMap<SpaceId, Ranges>,
 }
 
 impl Validator {
@@ -175,6 +177,7 @@ impl Validator {
                 self.spaces.gone(*id, "space")?;
                 self.address_spaces.remove(id);
                 self.objects.remove(id);
+                self.held.remove(id);
             }
             Record::ShmState(state) => self.object_state(state)?,
             Record::File(file) => self.files.born(file.id, "file")?,
@@ -183,11 +186,13 @@ impl Validator {
                 self.spaces.need(zap.space, "space")?;
                 self.enter(Phase::Zaps)?;
                 check_ranges(&zap.ranges)?;
+                self.drop_pages(zap.space, &zap.ranges);
                 self.count(Counts { zapped_pages: range_pages(&zap.ranges), ..Counts::default() })?;
             }
             Record::ZeroPages(zero) => {
                 check_ranges(&zero.ranges)?;
-                self.mark(zero.space, zero.ranges.iter().copied())?;
+                self.mark(zero.space, &zero.ranges)?;
+                self.hold(zero.space, &zero.ranges);
                 self.count(Counts { zero_pages: range_pages(&zero.ranges), ..Counts::default() })?;
             }
             Record::MmState(state) => {
@@ -286,6 +291,7 @@ impl Validator {
         self.enter(Phase::Births)?;
         self.need_object(state.space)?;
         self.objects.insert(state.space, Some(state.size));
+        self.drop_pages(state.space, &[(room(state.size), u64::MAX)]);
         Ok(())
     }
 
@@ -295,6 +301,7 @@ impl Validator {
             return Err("mappings of what is no address space".to_owned());
         }
         check_ranges(&change.unmap)?;
+        self.drop_pages(change.space, &change.unmap);
         for vmas in [&change.map, &change.modify] {
             let ranges: Vec<_> = vmas.iter().map(|vma| (vma.start, vma.end)).collect();
             check_ranges(&ranges)?;
@@ -314,9 +321,25 @@ impl Validator {
         if self.at != At::Round {
             return Err("Pages outside of a round".to_owned());
         }
-        let ranges = pages.runs.iter().map(|run| (run.addr, run.addr + run.pages * PAGE_SIZE));
-        self.mark(pages.space, ranges)?;
-        self.count(Counts { pages: pages.runs.iter().map(|run| run.pages).sum(), ..Counts::default() })
+        let ranges: Vec<_> =
+            pages.runs.iter().map(|run| (run.addr, run.addr + run.pages * PAGE_SIZE)).collect();
+        self.mark(pages.space, &ranges)?;
+        self.hold(pages.space, &ranges);
+        self.count(Counts { pages: range_pages(&ranges), ..Counts::default() })
+    }
+
+    /// Changed bytes of pages were read.
+    pub fn patches(&mut self, patches: &Patches) -> Result<(), String> {
+        if self.at != At::Round {
+            return Err("Patches outside of a round".to_owned());
+        }
+        let ranges = patches.pages();
+        self.mark(patches.space, &ranges)?;
+        let held = self.held.entry(patches.space).or_default();
+        if let Some((start, end)) = ranges.iter().find(|(start, end)| !held.contains(*start, *end)) {
+            return Err(format!("patches of pages of {start:#x}-{end:#x} that were never sent or are gone"));
+        }
+        self.count(Counts { patched_pages: range_pages(&ranges), ..Counts::default() })
     }
 
     fn count(&mut self, more: Counts) -> Result<(), String> {
@@ -324,21 +347,35 @@ impl Validator {
         Ok(())
     }
 
+    fn hold(&mut self, space: SpaceId, ranges: &[(u64, u64)]) {
+        let held = self.held.entry(space).or_default();
+        ranges.iter().for_each(|(start, end)| held.insert(*start, *end));
+    }
+
+    fn drop_pages(&mut self, space: SpaceId, ranges: &[(u64, u64)]) {
+        if let Some(held) = self.held.get_mut(&space) {
+            ranges.iter().for_each(|(start, end)| held.remove(*start, *end));
+        }
+    }
+
     /// Marks pages as sent in this round; each may be only once.
-    fn mark(&mut self, space: SpaceId, ranges: impl Iterator<Item = (u64, u64)>) -> Result<(), String> {
+    fn mark(&mut self, space: SpaceId, ranges: &[(u64, u64)]) -> Result<(), String> {
         self.spaces.need(space, "space")?;
         self.enter(Phase::Pages)?;
         let room = match self.objects.get(&space) {
             None => u64::MAX,
             Some(None) => return Err("pages of a shared memory object of unknown length".to_owned()),
-            Some(Some(size)) => size.checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX),
+            Some(Some(size)) => room(*size),
         };
         let seen = self.seen.entry(space).or_default();
-        for (start, end) in ranges {
+        for &(start, end) in ranges {
             if end > room {
                 return Err(format!("pages up to {end:#x} of a shared memory object of {room:#x} bytes"));
             }
-            insert_new(seen, start, end)?;
+            if seen.overlaps(start, end) {
+                return Err(format!("pages of {start:#x}-{end:#x} twice in one round"));
+            }
+            seen.insert(start, end);
         }
         Ok(())
     }
@@ -401,23 +438,7 @@ fn check_ranges(ranges: &[(u64, u64)]) -> Result<(), String> {
     Ok(())
 }
 
-/// Inserts a range into a set of merged ranges; fails where it overlaps one.
-fn insert_new(set: &mut BTreeMap<u64, u64>, start: u64, end: u64) -> Result<(), String> {
-    let mut start = start;
-    let mut end = end;
-    let before = set.range(..=start).next_back().map(|(s, e)| (*s, *e));
-    if before.is_some_and(|(_, e)| e > start) || set.range(start..end).next().is_some() {
-        return Err(format!("pages of {start:#x}-{end:#x} twice in one round"));
-    }
-    if let Some((s, e)) = before
-        && e == start
-    {
-        set.remove(&s);
-        start = s;
-    }
-    if let Some(e) = set.remove(&end) {
-        end = e;
-    }
-    set.insert(start, end);
-    Ok(())
+/// Where the last page of a shared memory object ends.
+fn room(size: u64) -> u64 {
+    size.checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX)
 }

@@ -5,8 +5,11 @@ use std::io::Write;
 use pc_frame::{Flags, FrameWriter, HEADER_LEN, Limits, Preamble};
 use sha2::{Digest, Sha256};
 
-use crate::table::{PAGES, VERSION};
-use crate::{Cancel, Commit, Counts, ImageError, PageRun, Record, Sink, SpaceId, pages};
+use crate::record::patched_pages;
+use crate::table::{PAGES, PATCHES, VERSION};
+use crate::{
+    Cancel, Commit, Counts, ImageError, PageRun, Patch, Record, Sink, SpaceId, pages, patches as patching,
+};
 
 /// Writes a segment: the preamble at once, then what it is given, and Commit and End by [`Writer::commit`].
 /// It keeps the totals and the digest that Commit needs.
@@ -45,6 +48,7 @@ impl<W: Write> Writer<W> {
             pages: add(self.totals.pages, self.round.pages),
             zero_pages: add(self.totals.zero_pages, self.round.zero_pages),
             zapped_pages: add(self.totals.zapped_pages, self.round.zapped_pages),
+            patched_pages: add(self.totals.patched_pages, self.round.patched_pages),
         }
     }
 
@@ -120,6 +124,16 @@ impl<W: Write> Sink for Writer<W> {
         let header = self.frames.frame(PAGES, VERSION, Flags::default(), &pieces)?;
         self.note(header);
         self.round.pages += runs.iter().map(|run| run.pages).sum::<u64>();
+        Ok(())
+    }
+
+    fn patches(&mut self, space: SpaceId, patches: &[Patch], data: &[u8]) -> Result<(), ImageError> {
+        patching::check(patches, data.len())
+            .map_err(|what| ImageError::Caller(format!("Patches: {what}")))?;
+        let head = patching::encode_head(space, patches);
+        let header = self.frames.frame(PATCHES, VERSION, Flags::default(), &[&head, data])?;
+        self.note(header);
+        self.round.patched_pages += range_pages(&patched_pages(patches));
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use pc_frame::{END, Event, FrameError, FrameReader, HEADER_LEN, Limits, PREAMBLE_LEN};
-use pc_image::{PageRun, Record, RoundEnd, Sink, SpaceId, Writer};
+use pc_image::{PageRun, Patch, Record, RoundEnd, Sink, SpaceId, Writer};
 
 /// Makes the checksums of preambles, headers and payloads right, as far as the bytes can be followed.
 pub fn seal(bytes: &mut [u8]) {
@@ -54,7 +54,8 @@ pub fn events(bytes: &[u8], limits: Limits) -> (Vec<Event>, Result<(), FrameErro
 }
 
 /// A stream out of pieces `u16 number, u16 length, body`, each a record (or, with the number of Pages, `u32` space and
-/// runs of `u64` address and `u64` pages, whose data are made up). Counts and the digest are made right, so that no
+/// runs of `u64` address and `u64` pages, with that of Patches, `u32` space and patches of `u64` address and `u16` length; their
+/// data are made up). Counts and the digest are made right, so that no
 /// luck is needed to get behind a RoundEnd or a Commit.
 pub fn stream(mut pieces: &[u8]) -> Vec<u8> {
     let mut writer = Writer::new(Vec::new(), [7; 16]).expect("a Vec takes everything");
@@ -65,6 +66,10 @@ pub fn stream(mut pieces: &[u8]) -> Vec<u8> {
         pieces = behind;
         if number == pc_image::PAGES {
             pages(&mut writer, body);
+            continue;
+        }
+        if number == pc_image::PATCHES {
+            patches(&mut writer, body);
             continue;
         }
         let version = pc_image::record_version(number).unwrap_or(pc_image::VERSION);
@@ -101,4 +106,19 @@ fn pages(writer: &mut Writer<Vec<u8>>, body: &[u8]) {
     let data = vec![0xa5; (total * pc_image::PAGE_SIZE) as usize];
     // Runs that a writer refuses are the frame targets' business.
     let _ = writer.pages(SpaceId(u32::from_le_bytes(*space)), &runs, &[&data]);
+}
+
+fn patches(writer: &mut Writer<Vec<u8>>, body: &[u8]) {
+    let Some((space, rest)) = body.split_first_chunk::<4>() else { return };
+    let patches: Vec<Patch> = rest
+        .chunks_exact(10)
+        .take(64)
+        .map(|patch| Patch {
+            addr: u64::from_le_bytes(std::array::from_fn(|i| patch[i])),
+            len: u16::from_le_bytes([patch[8], patch[9]]),
+        })
+        .collect();
+    let total = patches.iter().map(|patch| usize::from(patch.len)).sum();
+    // Patches that a writer refuses are the frame targets' business.
+    let _ = writer.patches(SpaceId(u32::from_le_bytes(*space)), &patches, &vec![0x5a; total]);
 }

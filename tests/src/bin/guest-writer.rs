@@ -16,9 +16,11 @@ use std::time::Duration;
 static STOP: AtomicBool = AtomicBool::new(false);
 static REPORT: OnceLock<String> = OnceLock::new();
 /// What each thread has done.
-static LAPS: [AtomicU64; 12] = [const { AtomicU64::new(0) }; 12];
-const NAMES: [&str; 12] =
-    ["pages", "heap", "maps", "avx", "tls", "locks", "robust", "stack", "timers", "signals", "clock", "fork"];
+static LAPS: [AtomicU64; NAMES.len()] = [const { AtomicU64::new(0) }; NAMES.len()];
+const NAMES: [&str; 13] = [
+    "pages", "heap", "maps", "avx", "tls", "locks", "robust", "stack", "timers", "signals", "clock", "words",
+    "fork",
+];
 /// The next value that the signal handler expects, and how many were sent.
 static EXPECTED: AtomicU64 = AtomicU64::new(0);
 static SENT: AtomicU64 = AtomicU64::new(0);
@@ -417,9 +419,56 @@ fn clock() {
     }
 }
 
+/// Pages of which single words change, as a process's data do; now and then one is dropped, cleared or filled anew.
+fn words() {
+    const PAGES: usize = 256;
+    let base = map(0, PAGES * 4096);
+    let page = |i: usize| base.wrapping_add(i * 512);
+    let mut model = vec![[0u64; 512]; PAGES];
+    let mut random = Random(59);
+    let verify = |i: usize, model: &[u64; 512], when: &str| {
+        for (at, want) in model.iter().enumerate() {
+            // SAFETY: the page is ours.
+            let got = unsafe { page(i).add(at).read_volatile() };
+            check(got == *want, || format!("words{when}: page {i}, word {at} holds {got:#x}, not {want:#x}"));
+        }
+    };
+    while lap(11) {
+        for _ in 0..32 {
+            let (i, at) = (random.next(PAGES as u64) as usize, random.next(512) as usize);
+            model[i][at] = random.next(u64::MAX);
+            // SAFETY: the page is ours.
+            unsafe { page(i).add(at).write_volatile(model[i][at]) };
+        }
+        let i = random.next(PAGES as u64) as usize;
+        verify(i, &model[i], "");
+        match random.next(16) {
+            0 => {
+                // SAFETY: the page is ours.
+                let got = unsafe { libc::madvise(page(i).cast(), 4096, libc::MADV_DONTNEED) };
+                check(got == 0, || "words: MADV_DONTNEED failed".into());
+                model[i].fill(0);
+            }
+            1 => {
+                model[i].fill(0);
+                // SAFETY: the page is ours.
+                unsafe { page(i).write_bytes(0, 512) };
+            }
+            2 => {
+                let word = random.next(u64::MAX);
+                model[i].fill(word);
+                // SAFETY: the page is ours.
+                (0..512).for_each(|at| unsafe { page(i).add(at).write_volatile(word) });
+            }
+            _ => {}
+        }
+    }
+    (0..PAGES).for_each(|i| verify(i, &model[i], " at the end"));
+}
+
 /// Children that come and go.
 fn forks() {
-    while lap(11) {
+    while lap(12) {
         // SAFETY: the child only ends.
         let child = unsafe { libc::fork() };
         if child == 0 {
@@ -455,7 +504,8 @@ fn main() {
     handle(libc::SIGRTMIN() + 2, ticked as *const () as usize, 0);
     handle(libc::SIGRTMIN() + 3, counted as *const () as usize, libc::SA_SIGINFO);
     mask(libc::SIG_BLOCK, libc::SIGRTMIN() + 3);
-    let mut work: Vec<fn()> = vec![pages, heap, maps, avx, tls, locks, robust, stack, timers, signals, clock];
+    let mut work: Vec<fn()> =
+        vec![pages, heap, maps, avx, tls, locks, robust, stack, timers, signals, clock, words];
     if args.iter().any(|arg| arg == "--fork") {
         work.push(forks);
     }

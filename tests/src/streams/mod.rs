@@ -110,7 +110,7 @@ fn small() -> Vec<u8> {
     finish(w)
 }
 
-/// Pages that are sent again, dropped, and unmapped, in four rounds; a text that reaches from page to page.
+/// Pages that are sent again, patched, dropped, and unmapped, in four rounds; a text that reaches from page to page.
 fn rounds() -> Vec<u8> {
     let mut w = begin(b"a rounds stream!");
     begin_round(&mut w, 0, false);
@@ -128,6 +128,8 @@ fn rounds() -> Vec<u8> {
     let unmap = vec![(0x8000, 0x9000)];
     put(&mut w, Record::MapChange(MapChange { space: SpaceId(0), unmap, map: vec![], modify: vec![] }));
     put(&mut w, Record::Zap(Zap { space: SpaceId(0), ranges: vec![(0x3000, 0x4000)] }));
+    let patches = [Patch { addr: 0x200a, len: 7 }, Patch { addr: 0x2ffe, len: 2 }];
+    w.patches(SpaceId(0), &patches, b"patchedwo").expect("a Vec takes everything");
     pages(&mut w, 0, 0x5000, b"not zero any more");
     end_round(&mut w, 2);
     begin_round(&mut w, 3, true);

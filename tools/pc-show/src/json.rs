@@ -69,6 +69,8 @@ fn round(round: &Round) -> Value {
         "pages": round.counts.pages,
         "zero_pages": round.counts.zero_pages,
         "zapped_pages": round.counts.zapped_pages,
+        "patched_pages": round.counts.patched_pages,
+        "patch_bytes": round.patch_bytes,
         "records": round.records,
     })
 }

@@ -24,6 +24,13 @@ fn run() -> anyhow::Result<ExitCode> {
     for (file, draw) in pictures {
         file.put(draw(&shown).as_bytes())?;
     }
+    if shown.not_searched > 0 {
+        let text = format!(
+            "{} times a page that is kept from the first round was changed in part: that was not searched",
+            shown.not_searched
+        );
+        pc_cli::notice("pc-show", &text);
+    }
     if let Some(path) = &args.common.stats {
         pc_cli::write_stats(path, &shown.json())?;
     }

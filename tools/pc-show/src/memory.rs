@@ -29,6 +29,12 @@ impl Dump {
                     self.fill((run.addr, run.addr + bytes.len() as u64), |at| Some(bytes[at as usize]));
                 }
             }
+            Item::Patches(patches) => {
+                for (patch, bytes) in patches.iter() {
+                    let range = (patch.addr, patch.addr + bytes.len() as u64);
+                    self.fill(range, |at| Some(bytes[at as usize]));
+                }
+            }
             Item::Record(record) => match &**record {
                 Record::ZeroPages(zero) => {
                     zero.ranges.iter().for_each(|range| self.fill(*range, |_| Some(0)))
@@ -68,7 +74,7 @@ impl Dump {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pc_image::{PageRun, Pages, SpaceId};
+    use pc_image::{PageRun, Pages, Patch, Patches, SpaceId};
 
     fn pages(addr: u64, data: &[u8]) -> Item {
         let runs = vec![PageRun { addr, pages: data.len() as u64 / PAGE_SIZE }];
@@ -80,11 +86,14 @@ mod tests {
         let mut dump = Dump::new(Span { addr: 0x1ff8, len: 16 });
         dump.item(&pages(0x1000, &[b'a'; 8192]));
         dump.item(&pages(0x2000, &[b'b'; 4096]));
+        let patches = vec![Patch { addr: 0x1ffe, len: 2 }, Patch { addr: 0x2007, len: 9 }];
+        let payload = b"cdefghijklm".to_vec();
+        dump.item(&Item::Patches(Patches { space: SpaceId(0), patches, payload, data_offset: 0 }));
         let mut out = Vec::new();
         dump.write(&mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(
-            text.contains("61 61 61 61 61 61 61 61 62 62") && text.ends_with("aaaaaaaabbbbbbbb\n"),
+            text.contains("61 61 61 61 61 61 63 64 62 62") && text.ends_with("aaaaaacdbbbbbbbe\n"),
             "{text}"
         );
     }

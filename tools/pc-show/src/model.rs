@@ -17,6 +17,8 @@ pub struct Round {
     pub last: bool,
     pub clocks: Clocks,
     pub counts: Counts,
+    /// Bytes of its Patches.
+    pub patch_bytes: u64,
     /// Records in it, page data not counted.
     pub records: u64,
     /// Whether its end was reached.
@@ -96,6 +98,15 @@ impl Model {
                 }
                 Some(pages.payload)
             }
+            Item::Patches(patches) => {
+                if let Some(round) = self.rounds.last_mut() {
+                    let pages =
+                        patches.pages().iter().map(|(start, end)| (end - start) / PAGE_SIZE).sum::<u64>();
+                    round.counts.patched_pages = round.counts.patched_pages.saturating_add(pages);
+                    round.patch_bytes = round.patch_bytes.saturating_add(patches.payload.len() as u64);
+                }
+                Some(patches.payload)
+            }
         }
     }
 
@@ -111,6 +122,7 @@ impl Model {
                 last: begin.last,
                 clocks: begin.clocks,
                 counts: Counts::default(),
+                patch_bytes: 0,
                 records: 0,
                 ended: false,
             }),

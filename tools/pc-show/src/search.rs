@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 
 use memchr::memmem::Finder;
-use pc_image::{Item, PAGE_SIZE, Pages, Record, SpaceId};
+use pc_image::{Item, PAGE_SIZE, Pages, Patch, Patches, Record, SpaceId};
 
 use crate::args::Needle;
 use crate::model::Model;
@@ -12,6 +12,9 @@ use crate::model::Model;
 /// Looks for bytes in page data as it goes by. A match inside a run of pages is found at once. One that reaches from
 /// page to page is found whatever runs, records and rounds the two came in: of every page, how much of the needle's
 /// front it ends with and of the needle's back it begins with is kept, which for nearly all pages is nothing.
+///
+/// Where only what has changed in a page was sent, the rest of it is needed: so pages are kept that were sent in any
+/// round but the first (of which there are few; pc-dump patches no others).
 #[derive(Debug)]
 pub struct Search {
     finder: Finder<'static>,
@@ -19,31 +22,79 @@ pub struct Search {
     fronts: HashMap<(SpaceId, u64), Vec<u16>>,
     /// By space and page: how many bytes of the needle's front are missing before the page.
     backs: HashMap<(SpaceId, u64), Vec<u16>>,
+    /// By space and page: its bytes.
+    kept: HashMap<(SpaceId, u64), Vec<u8>>,
+    /// Patched pages that were not kept, so that they could not be searched.
+    pub missed: u64,
 }
 
 impl Search {
     pub fn new(needle: &Needle) -> Self {
         let finder = Finder::new(&needle.0).into_owned();
-        Self { finder, fronts: HashMap::new(), backs: HashMap::new() }
+        Self { finder, fronts: HashMap::new(), backs: HashMap::new(), kept: HashMap::new(), missed: 0 }
     }
 
     /// Searches an item; prints each place with the round that completed it.
     pub fn item(&mut self, item: &Item, model: &Model, out: &mut impl Write) -> io::Result<()> {
-        match item {
+        let round = model.rounds.last().map_or(0, |round| round.number);
+        let found = match item {
             Item::Pages(pages) => {
-                let round = model.rounds.last().map_or(0, |round| round.number);
-                for (space, addr) in self.pages(pages) {
-                    writeln!(out, "space {} {addr:#014x} round {round}", space.0)?;
+                if round > 0 {
+                    self.keep_pages(pages);
                 }
+                self.pages(pages)
             }
-            Item::Record(record) => match &**record {
-                Record::ZeroPages(zero) => self.forget(zero.space, &zero.ranges),
-                Record::Zap(zap) => self.forget(zap.space, &zap.ranges),
-                Record::MapChange(change) => self.forget(change.space, &change.unmap),
-                _ => {}
-            },
+            Item::Patches(patches) => self.patches(patches),
+            Item::Record(record) => {
+                match &**record {
+                    Record::ZeroPages(zero) => self.forget(zero.space, &zero.ranges),
+                    Record::Zap(zap) => self.forget(zap.space, &zap.ranges),
+                    Record::MapChange(change) => self.forget(change.space, &change.unmap),
+                    _ => {}
+                }
+                return Ok(());
+            }
+        };
+        found
+            .iter()
+            .try_for_each(|(space, addr)| writeln!(out, "space {} {addr:#014x} round {round}", space.0))
+    }
+
+    fn keep_pages(&mut self, pages: &Pages) {
+        let page = PAGE_SIZE as usize;
+        let addrs = pages.runs.iter().flat_map(|run| (run.addr..).step_by(page).take(run.pages as usize));
+        for (addr, bytes) in addrs.zip(pages.data().chunks_exact(page)) {
+            self.kept.insert((pages.space, addr), bytes.to_vec());
         }
-        Ok(())
+    }
+
+    /// Matches that patches have completed.
+    fn patches(&mut self, patches: &Patches) -> Vec<(SpaceId, u64)> {
+        let all: Vec<(Patch, &[u8])> = patches.iter().collect();
+        let pages = all.chunk_by(|a, b| a.0.page() == b.0.page());
+        pages.flat_map(|of_page| self.patch(patches.space, of_page)).collect()
+    }
+
+    /// The same for patches of one page.
+    fn patch(&mut self, space: SpaceId, patches: &[(Patch, &[u8])]) -> Vec<(SpaceId, u64)> {
+        let addr = patches[0].0.page();
+        let Some(mut page) = self.kept.remove(&(space, addr)) else {
+            self.missed += 1;
+            return Vec::new();
+        };
+        for (patch, bytes) in patches {
+            let at = (patch.addr - addr) as usize;
+            page[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        self.learn(space, addr, &page);
+        let mut found = self.border(space, addr);
+        found.extend(self.finder.find_iter(&page).map(|at| (space, addr + at as u64)));
+        found.extend(self.border(space, addr + PAGE_SIZE));
+        self.kept.insert((space, addr), page);
+        let len = self.finder.needle().len() as u64;
+        let is_in = |patch: &Patch, at: u64| patch.addr < at + len && at < patch.addr + u64::from(patch.len);
+        found.retain(|(_, at)| patches.iter().any(|(patch, _)| is_in(patch, *at)));
+        found
     }
 
     fn pages(&mut self, pages: &Pages) -> Vec<(SpaceId, u64)> {
@@ -89,6 +140,7 @@ impl Search {
         };
         self.fronts.retain(|at, _| !gone(at));
         self.backs.retain(|at, _| !gone(at));
+        self.kept.retain(|at, _| !gone(at));
     }
 }
 
@@ -121,10 +173,45 @@ mod tests {
     }
 
     fn search(text: &str, items: &[Item]) -> String {
+        search_in(&mut Model::default(), text, items).1
+    }
+
+    fn search_in(model: &mut Model, text: &str, items: &[Item]) -> (Search, String) {
         let mut search = Search::new(&Needle(text.as_bytes().to_vec()));
         let mut out = Vec::new();
-        items.iter().for_each(|item| search.item(item, &Model::default(), &mut out).unwrap());
-        String::from_utf8(out).unwrap()
+        items.iter().for_each(|item| search.item(item, model, &mut out).unwrap());
+        (search, String::from_utf8(out).unwrap())
+    }
+
+    fn patches(patches: &[(u64, &[u8])]) -> Item {
+        let payload = patches.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
+        let patches = patches.iter().map(|(addr, bytes)| Patch { addr: *addr, len: bytes.len() as u16 });
+        Item::Patches(Patches { space: SPACE, patches: patches.collect(), payload, data_offset: 0 })
+    }
+
+    #[test]
+    fn a_text_that_a_patch_completes_is_found_and_what_it_leaves_is_not_told_again() {
+        let mut model = Model::default();
+        let clocks = pc_image::Clocks {
+            realtime: 0,
+            monotonic: 0,
+            boottime: 0,
+            monotonic_offset: 0,
+            boottime_offset: 0,
+        };
+        let begin = pc_image::RoundBegin { number: 1, last: false, clocks };
+        model.item(Item::Record(Box::new(Record::RoundBegin(begin))));
+        let items = [
+            pages(0x1000, &[beginning(b"nXXdle needle"), beginning(b"le")].concat()),
+            patches(&[(0x1001, b"ee"), (0x1ffc, b"need"), (0x2f00, b"needle")]),
+            patches(&[(0x1100, b"x")]),
+        ];
+        let (search, found) = search_in(&mut model, "needle", &items);
+        let at = |addr: u64| format!("space 0 {addr:#014x} round 1\n");
+        assert_eq!(found, [at(0x1007), at(0x1000), at(0x1ffc), at(0x2f00)].concat());
+        assert_eq!(search.missed, 0);
+        let (search, found) = search_in(&mut Model::default(), "needle", &items);
+        assert_eq!((search.missed, found), (3, at(0x1007).replace("round 1", "round 0")));
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub struct Shown {
     pub model: Model,
     /// What was sent for each page, kept for a picture.
     touched: Option<Touched>,
+    /// Patched pages that a search could not look into, as it had not kept them.
+    pub not_searched: u64,
 }
 
 impl Shown {
@@ -68,7 +70,8 @@ pub fn show(args: &Args, input: impl Read, out: &mut impl Write) -> io::Result<S
         }
     }
     model.bytes = reader.offset();
-    let shown = Shown { model, touched };
+    let not_searched = search.map_or(0, |search| search.missed);
+    let shown = Shown { model, touched, not_searched };
     match dump {
         Some(dump) => dump.write(out)?,
         None => write(args, &shown.model, out)?,

@@ -119,8 +119,10 @@ fn objects(model: &Model, out: &mut impl Write) -> io::Result<()> {
 
 fn rounds(model: &Model, out: &mut impl Write) -> io::Result<()> {
     const SHOWN: usize = 40;
-    let columns =
-        format!("{:>5} {:>12} {:>12} {:>10} {:>10} {:>10}", "ROUND", "AT", "TOOK", "PAGES", "ZERO", "ZAPPED");
+    let columns = format!(
+        "{:>5} {:>12} {:>12} {:>10} {:>10} {:>10} {:>10}",
+        "ROUND", "AT", "TOOK", "PAGES", "PATCHED", "ZERO", "ZAPPED"
+    );
     heading(out, model.rounds.is_empty(), &columns)?;
     let skipped = model.rounds.len().saturating_sub(SHOWN);
     for (i, round) in model.rounds.iter().enumerate() {
@@ -142,10 +144,11 @@ fn rounds(model: &Model, out: &mut impl Write) -> io::Result<()> {
         let counts = round.counts;
         writeln!(
             out,
-            "{:>5} {:>12} {took:>12} {:>10} {:>10} {:>10}{note}",
+            "{:>5} {:>12} {took:>12} {:>10} {:>10} {:>10} {:>10}{note}",
             round.number,
             since(first, round),
             counts.pages,
+            counts.patched_pages,
             counts.zero_pages,
             counts.zapped_pages,
         )?;

@@ -29,7 +29,7 @@ pub fn draw(model: &Model) -> String {
     svg.legend(
         44.0,
         &[
-            (SENT, "pages with their bytes"),
+            (SENT, "pages with their bytes, and patches"),
             (ZERO, "pages of zeroes"),
             (STOP, "at the stop, with their bytes"),
         ],
@@ -39,7 +39,7 @@ pub fn draw(model: &Model) -> String {
     let whole = starts.last().copied().unwrap_or(0.0);
     // The last round has no end: some room is left for it.
     let x = |ns: f64| if whole > 0.0 { LEFT + ns / whole * (RIGHT - LEFT - STOP_WIDTH) } else { LEFT };
-    let most = rounds.iter().map(|round| bytes(round.counts.pages).max(bytes(round.counts.zero_pages)));
+    let most = rounds.iter().map(|round| sent_bytes(round).max(bytes(round.counts.zero_pages)));
     let most = most.max().unwrap_or(0);
     axes(&mut svg, most, whole / 1e6, x);
     if most == 0 {
@@ -69,16 +69,18 @@ pub fn draw(model: &Model) -> String {
 fn bars(svg: &mut Svg, round: &Round, most: u64, [from, to]: [f64; 2], title: &str) {
     let third = (to - from) / 3.0;
     let sent = if round.last { STOP } else { SENT };
-    let both =
-        [(round.counts.pages, from, to - third, sent), (round.counts.zero_pages, to - third, to - 1.0, ZERO)];
-    for (pages, from, to, colour) in both {
-        if pages == 0 {
+    let both = [
+        (sent_bytes(round), from, to - third, sent),
+        (bytes(round.counts.zero_pages), to - third, to - 1.0, ZERO),
+    ];
+    for (bytes, from, to, colour) in both {
+        if bytes == 0 {
             continue;
         }
-        let height = (bytes(pages) as f64 / most as f64 * (BOTTOM - TOP)).max(1.0);
+        let height = (bytes as f64 / most as f64 * (BOTTOM - TOP)).max(1.0);
         svg.rectangle([from, BOTTOM - height, to - from, height], colour, title);
         if to - from >= AMOUNT || round.last && colour == STOP {
-            svg.text((from + to) / 2.0, BOTTOM - height - 4.0, "middle", &pc_cli::show_size(bytes(pages)));
+            svg.text((from + to) / 2.0, BOTTOM - height - 4.0, "middle", &pc_cli::show_size(bytes));
         }
     }
 }
@@ -101,6 +103,11 @@ fn starts(rounds: &[&Round]) -> Vec<f64> {
     starts
 }
 
+/// Of pages with their bytes, and of patches.
+fn sent_bytes(round: &Round) -> u64 {
+    bytes(round.counts.pages).saturating_add(round.patch_bytes)
+}
+
 fn bytes(pages: u64) -> u64 {
     pages.saturating_mul(PAGE_SIZE)
 }
@@ -108,10 +115,12 @@ fn bytes(pages: u64) -> u64 {
 fn title(round: &Round, ms: f64) -> String {
     let counts = round.counts;
     format!(
-        "round {} at {ms:.1} ms: {} pages ({}), {} zero, {} zapped{}",
+        "round {} at {ms:.1} ms: {} pages ({}), {} patched ({}), {} zero, {} zapped{}",
         round.number,
         counts.pages,
         pc_cli::show_size(bytes(counts.pages)),
+        counts.patched_pages,
+        pc_cli::show_size(round.patch_bytes),
         counts.zero_pages,
         counts.zapped_pages,
         if round.last { ", the processes stand still" } else { "" }

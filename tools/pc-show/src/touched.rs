@@ -11,7 +11,7 @@ pub enum Sent {
     Zero,
     /// With its bytes, once.
     Once,
-    /// With its bytes, more than once.
+    /// With its bytes, more than once, or with those that had changed.
     Again,
 }
 
@@ -32,6 +32,7 @@ impl Touched {
                     });
                 }
             }
+            Item::Patches(patches) => self.set(patches.space, &patches.pages(), Some(Sent::Again)),
             Item::Record(record) => match &**record {
                 Record::ZeroPages(zero) => self.set(zero.space, &zero.ranges, Some(Sent::Zero)),
                 Record::Zap(zap) => self.set(zap.space, &zap.ranges, None),

@@ -13,6 +13,8 @@ pub struct RoundFigures {
     pub last: bool,
     /// Pages sent.
     pub counts: Counts,
+    /// Bytes of patches: of what had changed in pages of which only that was sent.
+    pub patch_bytes: u64,
     /// Its time.
     pub elapsed_us: u64,
     /// Bytes of pages that were written since, when it was through.
@@ -73,6 +75,11 @@ impl Figures {
     /// Pages sent with their bytes, in all rounds.
     pub fn pages_written(&self) -> u64 {
         self.rounds.iter().map(|round| round.counts.pages).sum()
+    }
+
+    /// Pages of which only what had changed was sent, in all rounds.
+    pub fn pages_patched(&self) -> u64 {
+        self.rounds.iter().map(|round| round.counts.patched_pages).sum()
     }
 }
 

@@ -6,23 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pc_image::{
-    Counts, MapChange, OpenFile, OpenFileId, OpenFileKind, PageRun, Record, Sink, Space, SpaceId, SpaceKind,
-    Task, Vma,
+    Counts, MapChange, OpenFile, OpenFileId, OpenFileKind, PageRun, Patch, Ranges, Record, Sink, Space,
+    SpaceId, SpaceKind, Task, Vma,
 };
 use pc_trace::{SeizeOptions, Tracees};
 use pc_track::Hashes;
 
 use crate::check::{Target, child_of, has_child, preflight, tids};
 use crate::error::{CaptureError, Context, Result, Unsupported};
-use crate::figures::{Figures, micros};
+use crate::figures::{Figures, RoundFigures, micros};
 use crate::frozen::Tracked;
 use crate::machine;
 use crate::memory::{self, Span};
 use crate::openfile::{self, Captured, Descriptor, Fds};
-use crate::pages::{self, CopyPlan};
+use crate::pages::{self, CopyPlan, Patching};
 use crate::procfs::Status;
 use crate::restart::Waits;
-use crate::rounds::{Pace, Sent};
+use crate::rounds::Pace;
 use crate::settings::{Caller, Settings};
 use crate::shm::is_gone;
 use crate::task::{self, FDS, SPACE};
@@ -45,7 +45,7 @@ pub(crate) struct Session<'a> {
     /// The mappings that the destination knows.
     pub vmas: Vec<Vma>,
     /// The pages that it holds.
-    pub sent: Sent,
+    pub sent: Ranges,
     told: Option<Task>,
     /// Open files that were told of in rounds, by number.
     told_files: BTreeMap<OpenFileId, OpenFile>,
@@ -55,6 +55,8 @@ pub(crate) struct Session<'a> {
     pub waits: Waits,
     /// Of the round that is being sent.
     pub counts: Counts,
+    /// Bytes of patches in that round.
+    pub patch_bytes: u64,
     pub figures: Figures,
 }
 
@@ -83,12 +85,13 @@ impl<'a> Session<'a> {
             cancel,
             tracking: Tracked::default(),
             vmas: Vec::new(),
-            sent: Sent::default(),
+            sent: Ranges::default(),
             told: None,
             told_files: BTreeMap::new(),
             gone_objects: Vec::new(),
             waits: Waits::default(),
             counts: Counts::default(),
+            patch_bytes: 0,
             figures: Figures::default(),
         })
     }
@@ -230,9 +233,9 @@ impl<'a> Session<'a> {
         if crate::rounds::is_empty(&change) { Ok(()) } else { self.put(Record::MapChange(change)) }
     }
 
-    /// Copies pages; `running` as in [`CopyPlan`].
-    pub fn copy(&mut self, spans: &[Span], running: bool) -> Result<()> {
-        let plan = CopyPlan { pid: self.target.pid, space: SPACE, running, cancel: self.cancel };
+    /// Copies pages; `running` and `patching` as in [`CopyPlan`].
+    pub fn copy(&mut self, spans: &[Span], running: bool, patching: Patching) -> Result<()> {
+        let plan = CopyPlan { pid: self.target.pid, space: SPACE, running, patching, cancel: self.cancel };
         let mut none = Hashes::new(0);
         let hashes = self.tracking.0.as_mut().map_or(&mut none, |tracking| &mut tracking.hashes);
         let began = Instant::now();
@@ -242,9 +245,23 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// A round begins.
+    pub fn begin_counting(&mut self) {
+        self.counts = Counts::default();
+        self.patch_bytes = 0;
+    }
+
+    /// Of the round that was sent since.
+    pub fn round_figures(&self, round: u32, began: Instant) -> RoundFigures {
+        let Self { counts, patch_bytes, .. } = *self;
+        RoundFigures { round, counts, patch_bytes, elapsed_us: micros(began), ..RoundFigures::default() }
+    }
+
     pub fn account(&mut self, copied: &pages::Copied) {
         self.counts.pages += copied.counts.pages;
+        self.counts.patched_pages += copied.counts.patched_pages;
         self.counts.zero_pages += copied.counts.zero_pages;
+        self.patch_bytes += copied.patch_bytes;
         self.figures.pages_skipped += copied.unchanged;
         self.figures.memwrite_time += copied.write_us;
     }
@@ -283,6 +300,12 @@ impl Sink for Paced<'_> {
     fn pages(&mut self, space: SpaceId, runs: &[PageRun], data: &[&[u8]]) -> Put {
         self.inner.pages(space, runs, data)?;
         self.pace.taken(data.iter().map(|piece| piece.len() as u64).sum(), Instant::now());
+        Ok(())
+    }
+
+    fn patches(&mut self, space: SpaceId, patches: &[Patch], data: &[u8]) -> Put {
+        self.inner.patches(space, patches, data)?;
+        self.pace.taken(data.len() as u64, Instant::now());
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Whence, lseek};
 use pc_image::{
-    Backing, OpenFileKind, PAGE_SIZE, Record, ShmFile, ShmState, Sink, Space, SpaceId, SpaceKind, Zap,
+    Backing, OpenFileKind, PAGE_SIZE, Ranges, Record, ShmFile, ShmState, Sink, Space, SpaceId, SpaceKind, Zap,
 };
 use pc_track::Hashes;
 
@@ -28,10 +28,10 @@ use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
 use crate::figures::micros;
 use crate::memory::{How, Span};
 use crate::openfile::{Descriptor, Fds};
-use crate::pages::{self, CopyPlan};
+use crate::pages::{self, CopyPlan, Patching};
 use crate::procfs::{Area, parse_maps};
 use crate::regular::device;
-use crate::rounds::{Sent, seed};
+use crate::rounds::seed;
 use crate::session::Session;
 use crate::task::SPACE;
 
@@ -58,7 +58,7 @@ struct Object {
     content: Vec<(u64, u64)>,
     /// What the destination holds and the object no longer has.
     zaps: Vec<(u64, u64)>,
-    sent: Sent,
+    sent: Ranges,
     hashes: Hashes,
 }
 
@@ -147,7 +147,7 @@ impl Objects {
             state,
             content: Vec::new(),
             zaps: Vec::new(),
-            sent: Sent::default(),
+            sent: Ranges::default(),
             hashes: Hashes::new(seed()),
         })
     }
@@ -226,7 +226,11 @@ impl Object {
     fn refresh(&mut self) -> io::Result<()> {
         self.state = state(&self.file, self.id)?;
         let room = self.state.size.next_multiple_of(PAGE_SIZE);
-        // Cutting it off at the destination takes these pages away.
+        // Cutting it off at the destination clears the rest of the last page,
+        if self.told.as_ref().is_some_and(|told| told.size > self.state.size) {
+            self.hashes.forget((self.state.size / PAGE_SIZE * PAGE_SIZE, room));
+        }
+        // and takes these pages away.
         for range in self.sent.within(room, u64::MAX) {
             self.sent.remove(range.0, range.1);
             self.hashes.forget(range);
@@ -356,7 +360,7 @@ impl Session<'_> {
     }
 
     /// Sends the pages that differ from those sent before.
-    pub(crate) fn copy_objects(&mut self, running: bool) -> Result<()> {
+    pub(crate) fn copy_objects(&mut self, running: bool, patching: Patching) -> Result<()> {
         let pid = self.target.pid;
         let how = if self.tracking.0.is_some() { How::Compare } else { How::Send };
         let mut all = Vec::new();
@@ -367,7 +371,7 @@ impl Session<'_> {
             content.iter().for_each(|(start, end)| object.sent.insert(*start, *end));
             let spans: Vec<Span> =
                 content.iter().map(|&(start, end)| Span { start, end, readable: true, how }).collect();
-            let plan = CopyPlan { pid, space: object.id, running, cancel: self.cancel };
+            let plan = CopyPlan { pid, space: object.id, running, patching, cancel: self.cancel };
             all.push(pages::copy_file(plan, &object.file, &spans, &mut object.hashes, &mut self.sink)?);
         }
         all.iter().for_each(|copied| self.account(copied));
@@ -375,7 +379,7 @@ impl Session<'_> {
         if !running {
             self.figures.stop.copy += micros(began);
         }
-        let sent = all.iter().map(|copied| copied.counts.pages + copied.counts.zero_pages).sum();
+        let sent = all.iter().map(|c| c.counts.pages + c.counts.patched_pages + c.counts.zero_pages).sum();
         self.target.files.objects.last_sent = sent;
         Ok(())
     }
@@ -390,6 +394,39 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
+
+    /// It is cut off, which the destination is told, and is as before when it is read.
+    #[test]
+    fn the_last_page_of_an_object_that_was_cut_off_counts_as_changed() {
+        let file = File::from(memfd_create(c"test", MFdFlags::MFD_CLOEXEC).unwrap());
+        file.set_len(2 * PAGE_SIZE).unwrap();
+        file.write_all_at(&[7; 2 * PAGE_SIZE as usize], 0).unwrap();
+        let told = state(&file, SpaceId(1)).unwrap();
+        let mut object = Object {
+            id: SpaceId(1),
+            name: "/memfd:test".to_owned(),
+            file,
+            found: Place::Descriptor(3),
+            alone: true,
+            seen: true,
+            told: Some(told.clone()),
+            state: told,
+            content: Vec::new(),
+            zaps: Vec::new(),
+            sent: Ranges::default(),
+            hashes: Hashes::new(seed()),
+        };
+        let page = [7; PAGE_SIZE as usize];
+        for addr in [0, PAGE_SIZE] {
+            object.sent.insert(addr, addr + PAGE_SIZE);
+            assert!(object.hashes.changed(addr, &page));
+            object.hashes.changed_blocks(addr, &page, true);
+        }
+        object.file.set_len(PAGE_SIZE + 9).unwrap();
+        object.refresh().unwrap();
+        assert!(!object.hashes.changed(0, &page) && object.hashes.changed(PAGE_SIZE, &page));
+        assert_eq!(object.hashes.changed_blocks(PAGE_SIZE, &page, false), None);
+    }
 
     #[test]
     fn content_is_told_in_whole_pages_and_without_holes() {

@@ -5,9 +5,7 @@
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use pc_image::{
-    Counts, FdTable, MmState, OpenFile, Record, RoundBegin, SigTable, Sink, TaskState, Thread, Vma,
-};
+use pc_image::{FdTable, MmState, OpenFile, Record, RoundBegin, SigTable, Sink, TaskState, Thread, Vma};
 use pc_trace::{Remote, Tid, Tracees};
 use pc_track::Hashes;
 
@@ -18,7 +16,7 @@ use crate::frozen::Frozen;
 use crate::inside;
 use crate::memory::Span;
 use crate::openfile::{self, Descriptor, is_direct_io};
-use crate::pages::{self, Copied, CopyPlan};
+use crate::pages::{self, Copied, CopyPlan, Patching};
 use crate::restart::Waits;
 use crate::rounds::{Changes, Pass, Scan};
 use crate::session::{Session, descriptors};
@@ -73,20 +71,18 @@ impl Session<'_> {
         self.look_at_objects(&readable.descriptors)?;
         self.figures.stop.scan = micros(began) - self.figures.stop.freeze;
         let (early, late) = apart(&scan.found.spans, workplace(&vmas, self.target.stat.start_stack));
-        self.counts = Counts::default();
+        self.begin_counting();
         self.put(Record::RoundBegin(round))?;
         self.births()?;
         self.mappings(mappings, vmas)?;
         self.zaps(zaps)?;
         let state = self.ask_and_copy(&mut tracees, &early, &waits, &scan, readable)?;
-        self.copy(&late, false)?;
+        self.copy(&late, false, Patching::Last)?;
         self.copy_unseen(&state, &scan)?;
-        self.copy_objects(false)?;
+        self.copy_objects(false, Patching::Last)?;
         self.figures.written_from = Some(Instant::now());
         let (task, threads) = self.put_state(state)?;
-        let counts = self.counts;
-        let elapsed_us = micros(began);
-        let figures = RoundFigures { round: number, last: true, counts, elapsed_us, ..Default::default() };
+        let figures = RoundFigures { last: true, ..self.round_figures(number, began) };
         self.figures.rounds.push(figures);
         let Self { target, figures, tracking, .. } = self;
         let Target { pidfd, connections, .. } = target;
@@ -114,7 +110,7 @@ impl Session<'_> {
         self.caller.notice(
             "it has just begun to use O_DIRECT, which tracking cannot see: all of its memory is sent",
         );
-        self.copy(&scan.rest(), false)
+        self.copy(&scan.rest(), false, Patching::Last)
     }
 
     /// Asks the process for its state while another thread copies pages.
@@ -129,7 +125,8 @@ impl Session<'_> {
         let guards = scan.found.guards.clone();
         let Self { target, settings, sink, tracking, figures, cancel, .. } = self;
         let cancel: &AtomicBool = cancel;
-        let plan = CopyPlan { pid: target.pid, space: SPACE, running: false, cancel };
+        let plan =
+            CopyPlan { pid: target.pid, space: SPACE, running: false, patching: Patching::Last, cancel };
         let mut none = Hashes::new(0);
         let hashes = tracking.0.as_mut().map_or(&mut none, |tracking| &mut tracking.hashes);
         let stop = &mut figures.stop;

@@ -33,7 +33,9 @@ pub struct Round {
     pub last: bool,
     /// Pages sent with their bytes.
     pub pages: u64,
-    /// Bytes of the stream.
+    /// Pages of which only what had changed was sent.
+    pub patched_pages: u64,
+    /// Bytes of both.
     pub bytes: u64,
     /// How long it took.
     pub elapsed_us: u64,
@@ -171,12 +173,13 @@ fn event(name: &str, body: &impl Serialize) -> serde_json::Value {
 }
 
 fn describe(round: &Round) -> String {
-    let took = Duration::from_micros(round.elapsed_us);
+    let (took, patched) = (Duration::from_micros(round.elapsed_us), round.patched_pages);
     let mut text = format!(
-        "round {}{}: {} pages, {} in {}",
+        "round {}{}: {} pages{}, {} in {}",
         round.round,
         if round.last { " (stopped)" } else { "" },
         round.pages,
+        if patched > 0 { format!(" and {patched} changed in part") } else { String::new() },
         show_size(round.bytes),
         show_duration(took),
     );
@@ -212,9 +215,11 @@ mod tests {
     fn a_round_reads_as_one_line_with_what_is_known() {
         let mut round = Round { round: 2, pages: 3, bytes: 12_288, elapsed_us: 1000, ..Round::default() };
         assert_eq!(describe(&round), "round 2: 3 pages, 12.0 KiB in 1.0 ms, 11.7 MiB/s");
+        round.patched_pages = 7;
+        assert!(describe(&round).starts_with("round 2: 3 pages and 7 changed in part, 12.0 KiB"));
         round.last = true;
         round.estimated_stop_us = Some(2500);
-        assert!(describe(&round).starts_with("round 2 (stopped): "));
+        assert!(describe(&round).starts_with("round 2 (stopped): 3 pages"));
         assert!(describe(&round).ends_with("a stop would take 2.5 ms"));
     }
 

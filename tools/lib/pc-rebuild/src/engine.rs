@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use pc_image::{Item, MapChange, PAGE_SIZE, Pages, Record, Source, SpaceId};
+use pc_image::{Item, MapChange, PAGE_SIZE, Pages, Patches, Record, Source, SpaceId};
 
 use crate::early::Early;
 use crate::error::{Context, RebuildError};
@@ -120,6 +120,7 @@ struct Engine<'a> {
     applied_before: Duration,
     judged: bool,
     pages: u64,
+    patched: u64,
     /// What limits our memory.
     groups: Vec<Group>,
     times: Times,
@@ -143,6 +144,7 @@ impl<'a> Engine<'a> {
             built: None,
             keeping: settings.no_pipeline || settings.start_round > 0,
             pages: 0,
+            patched: 0,
             groups: Vec::new(),
             times: Times::default(),
             connections: Connections::default(),
@@ -163,6 +165,7 @@ impl<'a> Engine<'a> {
         let Some(item) = self.image.objects.take(item)? else { return Ok(()) };
         let record = match item {
             Item::Pages(pages) => return self.take_pages(pages),
+            Item::Patches(patches) => return self.take_patches(patches),
             Item::Record(record) => *record,
         };
         match &record {
@@ -301,6 +304,18 @@ impl<'a> Engine<'a> {
         }
     }
 
+    fn take_patches(&mut self, patches: Patches) -> Result<(), RebuildError> {
+        self.check_space(patches.space)?;
+        self.patched += patches.pages().iter().map(|(start, end)| (end - start) / PAGE_SIZE).sum::<u64>();
+        match &mut self.husk {
+            Some((_, memory)) => memory.patches(&self.image, patches),
+            None => {
+                memory::split_patches(&self.image, &patches.patches)?;
+                self.kept.patch(&patches)
+            }
+        }
+    }
+
     /// Makes the husk with all mappings that are known.
     fn build(&mut self) -> Result<(), RebuildError> {
         let task = self.image.task()?;
@@ -388,8 +403,9 @@ impl<'a> Engine<'a> {
         self.times.release = began.elapsed();
         self.times.restore = last_byte.elapsed();
         let pages = self.pages + self.image.objects.pages;
+        let patched = self.patched + self.image.objects.patched;
         rules.remove();
-        Ok(Restored::new(pid, init, threads, pages, self.times))
+        Ok(Restored::new(pid, init, threads, (pages, patched), self.times))
     }
 }
 

@@ -1,107 +1,159 @@
 //! Pages kept for later, compacted: of each page only the latest word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use pc_image::{PAGE_SIZE, PageRun, Pages};
+use pc_image::{PAGE_SIZE, PageRun, Pages, Patches, Ranges};
+
+use crate::error::RebuildError;
 
 const PAGE: usize = PAGE_SIZE as usize;
 
 /// Pages by address.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// A page's bytes: at this offset of a record's data.
-    pages: BTreeMap<u64, (Arc<Pages>, usize)>,
-    /// Pages of zeroes: start -> end. Ranges, for a few bytes of a stream can make terabytes of them.
-    zero: BTreeMap<u64, u64>,
+    /// Where a page's bytes are: the number of a record, and an offset in its payload.
+    pages: BTreeMap<u64, (u64, usize)>,
+    /// The records that they came in, each let go when the last of its pages is done with.
+    records: HashMap<u64, Record>,
+    /// Records that came.
+    count: u64,
+    /// Pages of zeroes. Ranges, for a few bytes of a stream can make terabytes of them.
+    zero: Ranges,
+}
+
+#[derive(Debug)]
+struct Record {
+    payload: Vec<u8>,
+    /// Pages that are still kept.
+    pages: usize,
 }
 
 impl Kept {
     /// Keeps pages with their bytes. A record whose data are shorter than its runs is kept as far as it goes.
     pub fn pages(&mut self, pages: Pages) {
-        let pages = Arc::new(pages);
-        let mut offset = 0;
-        let room = pages.data().len() / PAGE_SIZE as usize;
+        let room = pages.data().len() / PAGE;
         let addrs =
             pages.runs.iter().flat_map(|r| (0..r.pages).map(move |i| r.addr.wrapping_add(i * PAGE_SIZE)));
-        for addr in addrs.take(room) {
-            self.cut_zero(addr, addr.saturating_add(PAGE_SIZE));
-            self.pages.insert(addr, (pages.clone(), offset));
-            offset += PAGE_SIZE as usize;
+        let addrs: Vec<u64> = addrs.take(room).collect();
+        self.keep(pages.payload, addrs.iter().copied().zip((pages.data_offset..).step_by(PAGE)));
+    }
+
+    /// Keeps pages, each at an offset of a payload.
+    fn keep(&mut self, payload: Vec<u8>, places: impl Iterator<Item = (u64, usize)>) {
+        let number = self.count;
+        self.count += 1;
+        self.records.insert(number, Record { payload, pages: 0 });
+        for (addr, offset) in places {
+            self.forget_page(addr);
+            self.zero.remove(addr, addr.saturating_add(PAGE_SIZE));
+            self.pages.insert(addr, (number, offset));
+            self.records.entry(number).and_modify(|record| record.pages += 1);
         }
     }
 
     /// Keeps pages of zeroes.
     pub fn zero(&mut self, ranges: &[(u64, u64)]) {
         self.forget(ranges);
-        self.zero.extend(ranges.iter().filter(|r| r.0 < r.1).copied());
+        ranges.iter().for_each(|(start, end)| self.zero.insert(*start, *end));
+    }
+
+    /// Changes bytes of pages that are kept.
+    pub fn patch(&mut self, patches: &Patches) -> Result<(), RebuildError> {
+        for (patch, bytes) in patches.iter() {
+            let page = patch.page();
+            if self.zero.contains(page, page + PAGE_SIZE) {
+                self.keep(vec![0; PAGE], std::iter::once((page, 0)));
+            }
+            let place = self.pages.get(&page);
+            let place = place.and_then(|(number, at)| Some((self.records.get_mut(number)?, *at)));
+            let Some((record, at)) = place else {
+                let why = format!("a patch at {:#x}, where no page was sent", patch.addr);
+                return Err(RebuildError::Contradiction(why));
+            };
+            let at = at + (patch.addr - page) as usize;
+            record.payload[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        Ok(())
     }
 
     /// Forgets ranges.
     pub fn forget(&mut self, ranges: &[(u64, u64)]) {
         for &(start, end) in ranges.iter().filter(|r| r.0 < r.1) {
             let gone: Vec<u64> = self.pages.range(start..end).map(|(addr, _)| *addr).collect();
-            for addr in gone {
-                self.pages.remove(&addr);
-            }
-            self.cut_zero(start, end);
+            gone.into_iter().for_each(|addr| self.forget_page(addr));
+            self.zero.remove(start, end);
         }
     }
 
-    /// Takes a range out of the ranges of zeroes; what sticks out of it stays.
-    fn cut_zero(&mut self, start: u64, end: u64) {
-        while let Some((&from, &to)) = self.zero.range(..end).next_back().filter(|(_, to)| **to > start) {
-            self.zero.remove(&from);
-            if from < start {
-                self.zero.insert(from, start);
-            }
-            if to > end {
-                self.zero.insert(end, to);
-            }
+    fn forget_page(&mut self, addr: u64) {
+        let Some((number, _)) = self.pages.remove(&addr) else { return };
+        let Some(record) = self.records.get_mut(&number) else { return };
+        record.pages -= 1;
+        if record.pages == 0 {
+            self.records.remove(&number);
         }
     }
 
     /// Ranges of zeroes, ascending.
     pub fn zero_ranges(&self) -> Vec<(u64, u64)> {
-        self.zero.iter().map(|(start, end)| (*start, *end)).collect()
+        self.zero.ranges().collect()
     }
 
-    /// The pages with bytes, by the records that they came in: each is let go when the last of its parts is done with.
+    /// The pages with bytes, by the records that they came in.
     pub fn into_parts(self) -> impl Iterator<Item = Part> {
+        let shared = |(number, record): (u64, Record)| (number, (Arc::new(record.payload), record.pages));
+        let mut records: HashMap<_, _> = self.records.into_iter().map(shared).collect();
         let mut rest = self.pages.into_iter().peekable();
         std::iter::from_fn(move || {
-            let (addr, (record, offset)) = rest.next()?;
-            let mut part =
-                Part { record, runs: vec![PageRun { addr, pages: 1 }], offset, len: PAGE, reuse: false };
-            while let Some((addr, _)) = rest.next_if(|(_, page)| part.continues(page)) {
+            let (addr, (number, offset)) = rest.next()?;
+            let runs = vec![PageRun { addr, pages: 1 }];
+            let mut part = Part { payload: Arc::default(), runs, offset, len: PAGE, reuse: false };
+            while let Some((addr, _)) = rest.next_if(|(_, page)| *page == (number, part.offset + part.len)) {
                 part.push(addr);
+            }
+            let (payload, pages) = records.get_mut(&number)?;
+            part.payload = payload.clone();
+            *pages = pages.saturating_sub(part.len / PAGE);
+            if *pages == 0 {
+                records.remove(&number);
             }
             Some(part)
         })
     }
 }
 
-/// Pages whose bytes follow one another in a record.
+/// Bytes that follow one another in the payload of a record, and where they belong.
 #[derive(Debug)]
 pub struct Part {
-    pub record: Arc<Pages>,
+    payload: Arc<Vec<u8>>,
+    /// Pages that the bytes are those of; none of patches.
     pub runs: Vec<PageRun>,
-    /// Where in the record's data their bytes begin, and how many these are.
-    pub offset: usize,
+    /// Where in the payload the bytes begin.
+    offset: usize,
+    /// How many there are.
     pub len: usize,
-    /// The record's buffer is to serve again.
+    /// The payload's buffer is to serve again.
     reuse: bool,
 }
 
 impl Part {
     /// All of a record.
-    pub fn whole(mut pages: Pages) -> Self {
-        let (runs, len) = (std::mem::take(&mut pages.runs), pages.data().len());
-        Self { record: Arc::new(pages), runs, offset: 0, len, reuse: true }
+    pub fn whole(pages: Pages) -> Self {
+        let Pages { runs, payload, data_offset: offset, .. } = pages;
+        Self { len: payload.len() - offset, payload: Arc::new(payload), runs, offset, reuse: true }
     }
 
-    fn continues(&self, (record, offset): &(Arc<Pages>, usize)) -> bool {
-        Arc::ptr_eq(record, &self.record) && *offset == self.offset + self.len
+    /// The bytes of all patches of a record.
+    pub fn patches(patches: Patches) -> Self {
+        let Patches { payload, data_offset: offset, .. } = patches;
+        Self {
+            len: payload.len() - offset,
+            payload: Arc::new(payload),
+            runs: Vec::new(),
+            offset,
+            reuse: true,
+        }
     }
 
     fn push(&mut self, addr: u64) {
@@ -114,18 +166,18 @@ impl Part {
 
     /// The record's buffer, if it is to serve again.
     pub fn into_buffer(self) -> Option<Vec<u8>> {
-        Arc::into_inner(self.record).filter(|_| self.reuse).map(|pages| pages.payload)
+        Arc::into_inner(self.payload).filter(|_| self.reuse)
     }
 
-    /// The bytes of its pages.
+    /// The bytes.
     pub fn data(&self) -> &[u8] {
-        &self.record.data()[self.offset..self.offset + self.len]
+        &self.payload[self.offset..self.offset + self.len]
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use pc_image::SpaceId;
+    use pc_image::{Patch, SpaceId};
 
     use super::*;
 
@@ -156,7 +208,7 @@ mod tests {
         kept.pages(pages(0x5000, 2, 1));
         kept.forget(&[(0x1000, 0x2000)]);
         kept.zero(&[(0x6000, 0x7000)]);
-        assert_eq!(kept.zero_ranges(), [(0, 0x1000), (0x2000, 0x5000), (0x6000, 0x7000), (0x7000, 1 << 47)]);
+        assert_eq!(kept.zero_ranges(), [(0, 0x1000), (0x2000, 0x5000), (0x6000, 1 << 47)]);
         let parts: Vec<Part> = kept.into_parts().collect();
         assert_eq!(parts[0].runs, [PageRun { addr: 0x5000, pages: 1 }]);
     }
@@ -173,5 +225,48 @@ mod tests {
         let run = |addr, pages| PageRun { addr, pages };
         assert_eq!(runs, [vec![run(0x1000, 2), run(0x8000, 1)], vec![run(0xa000, 2)]]);
         assert_eq!((parts[0].offset, parts[1].offset), (0, 4 * PAGE));
+    }
+
+    fn patches(patches: &[(u64, &[u8])]) -> Patches {
+        let payload = patches.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
+        let patches = patches.iter().map(|(addr, bytes)| Patch { addr: *addr, len: bytes.len() as u16 });
+        Patches { space: SpaceId(1), patches: patches.collect(), payload, data_offset: 0 }
+    }
+
+    #[test]
+    fn a_patch_changes_the_page_that_was_kept_last_and_zeroes_too() {
+        let mut kept = Kept::default();
+        kept.pages(pages(0x1000, 2, 1));
+        kept.pages(pages(0x2000, 1, 2));
+        kept.zero(&[(0x3000, 0x5000)]);
+        kept.patch(&patches(&[(0x1fff, b"a"), (0x2000, b"bc"), (0x4001, b"d")])).unwrap();
+        kept.patch(&patches(&[(0x2001, b"e"), (0x4002, b"f")])).unwrap();
+        assert_eq!(kept.zero_ranges(), [(0x3000, 0x4000)]);
+        let parts: Vec<Part> = kept.into_parts().collect();
+        let starts = |at: usize| &parts[at].data()[..4];
+        assert_eq!((parts[0].data()[4094..].as_ref(), starts(0)), (&b"\x01a"[..], &[1; 4][..]));
+        assert_eq!((starts(1), starts(2)), (&b"be\x02\x02"[..], &b"\0df\0"[..]));
+        assert_eq!(parts[2].runs, [PageRun { addr: 0x4000, pages: 1 }]);
+    }
+
+    #[test]
+    fn a_patch_of_a_page_that_is_not_kept_contradicts_the_stream() {
+        let mut kept = Kept::default();
+        kept.pages(pages(0x1000, 2, 1));
+        kept.forget(&[(0x1000, 0x2000)]);
+        let refused = kept.patch(&patches(&[(0x1fff, b"a")]));
+        assert!(matches!(refused, Err(RebuildError::Contradiction(_))));
+    }
+
+    #[test]
+    fn a_record_is_let_go_with_the_last_of_its_pages() {
+        let mut kept = Kept::default();
+        kept.pages(pages(0x1000, 3, 1));
+        kept.pages(pages(0x1000, 2, 2));
+        assert_eq!(kept.records.len(), 2);
+        kept.zero(&[(0x3000, 0x4000)]);
+        assert_eq!(kept.records.len(), 1);
+        kept.forget(&[(0, 0x9000)]);
+        assert!(kept.records.is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! The address space: what is in the mappings of the husk.
 
-use pc_image::{Backing, MapChange, PAGE_SIZE, PageRun, Vma, prot, vma_flag};
+use pc_image::{Backing, MapChange, PAGE_SIZE, PageRun, Patch, Patches, Vma, prot, vma_flag};
 use pc_sys::mem::{ProcMem, RemoteRange};
 use pc_trace::Call;
 
@@ -117,6 +117,12 @@ impl Memory {
         self.writers.write(part, segments)
     }
 
+    /// Changed bytes of pages that came in rounds before.
+    pub fn patches(&mut self, image: &Image, patches: Patches) -> Result<(), RebuildError> {
+        let segments = split_patches(image, &patches.patches)?;
+        self.writers.write(Part::patches(patches), segments)
+    }
+
     /// Waits until everything that came is in place.
     pub fn settle(&mut self) -> Result<(), RebuildError> {
         self.writers.settle()
@@ -188,28 +194,52 @@ pub fn split(
     len: usize,
     fillable: impl Fn(&Vma) -> bool,
 ) -> Result<Vec<Segment>, RebuildError> {
-    let mut segments: Vec<Segment> = Vec::new();
-    let mut offset = 0;
+    let mut segments = Segments::default();
     for run in runs {
         for (vma, start, end) in pieces(image, run.addr, run_end(run)?)? {
-            let how = match vma.prot & prot::WRITE {
-                _ if fillable(vma) => How::Fill,
-                0 => How::Force,
-                _ => How::Write,
-            };
-            let range = RemoteRange { addr: start, len: (end - start) as usize };
-            match segments.last_mut() {
-                Some(last) if last.how == how => last.ranges.push(range),
-                _ => segments.push(Segment { ranges: vec![range], offset, how }),
-            }
-            offset += range.len;
+            segments.push(vma, start, end, fillable(vma));
         }
     }
-    if offset != len {
-        let why = format!("a record of {offset} bytes of pages with {len} bytes");
+    if segments.len != len {
+        let why = format!("a record of {} bytes of pages with {len} bytes", segments.len);
         return Err(RebuildError::Contradiction(why));
     }
-    Ok(segments)
+    Ok(segments.all)
+}
+
+/// The same of patches, whose pages are there.
+pub fn split_patches(image: &Image, patches: &[Patch]) -> Result<Vec<Segment>, RebuildError> {
+    let mut segments = Segments::default();
+    for patch in patches {
+        // It lies within a page, so in one mapping.
+        for (vma, start, end) in pieces(image, patch.addr, patch.addr + u64::from(patch.len))? {
+            segments.push(vma, start, end, false);
+        }
+    }
+    Ok(segments.all)
+}
+
+/// Segments, and the bytes of all of them.
+#[derive(Debug, Default)]
+struct Segments {
+    all: Vec<Segment>,
+    len: usize,
+}
+
+impl Segments {
+    fn push(&mut self, vma: &Vma, start: u64, end: u64, fill: bool) {
+        let how = match vma.prot & prot::WRITE {
+            _ if fill => How::Fill,
+            0 => How::Force,
+            _ => How::Write,
+        };
+        let range = RemoteRange { addr: start, len: (end - start) as usize };
+        match self.all.last_mut() {
+            Some(last) if last.how == how => last.ranges.push(range),
+            _ => self.all.push(Segment { ranges: vec![range], offset: self.len, how }),
+        }
+        self.len += range.len;
+    }
 }
 
 /// Has the husk make large runs present before they are written, which is cheaper than a fault for each page.

@@ -39,6 +39,8 @@ pub struct Restored {
     pub threads: usize,
     /// Pages that came with their bytes.
     pub pages: u64,
+    /// Pages of which changed bytes came, counted each time.
+    pub patched: u64,
     /// How long it took.
     pub times: Times,
     child: i32,
@@ -46,10 +48,17 @@ pub struct Restored {
 }
 
 impl Restored {
-    /// `init` is the init of its pid namespace, which is the caller's child instead of it.
-    pub(crate) fn new(pid: i32, init: Option<i32>, threads: usize, pages: u64, times: Times) -> Self {
+    /// `init` is the init of its pid namespace, which is the caller's child instead of it; `pages` came with their bytes or
+    /// patched.
+    pub(crate) fn new(
+        pid: i32,
+        init: Option<i32>,
+        threads: usize,
+        (pages, patched): (u64, u64),
+        times: Times,
+    ) -> Self {
         let child = init.unwrap_or(pid);
-        Self { pid, threads, pages, times, child, pidfd: pidfd_open(child) }
+        Self { pid, threads, pages, patched, times, child, pidfd: pidfd_open(child) }
     }
 
     /// Readable once the process (or, in a pid namespace of its own, all of it) has ended.

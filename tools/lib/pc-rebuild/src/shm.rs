@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fc
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Whence, lseek};
-use pc_image::{Item, OpenFile, PAGE_SIZE, Pages, Record, ShmFile, ShmState, SpaceId};
+use pc_image::{Item, OpenFile, PAGE_SIZE, Pages, Patches, Record, ShmFile, ShmState, SpaceId};
 
 use crate::error::{Context, RebuildError, missing};
 use crate::image::Image;
@@ -32,6 +32,8 @@ pub struct Objects {
     all: BTreeMap<SpaceId, Object>,
     /// Pages that came for them.
     pub pages: u64,
+    /// Pages of which changed bytes came.
+    pub patched: u64,
 }
 
 impl Objects {
@@ -59,6 +61,7 @@ impl Objects {
     pub fn take(&mut self, item: Item) -> Result<Option<Item>, RebuildError> {
         let space = match &item {
             Item::Pages(pages) => pages.space,
+            Item::Patches(patches) => patches.space,
             Item::Record(record) => match &**record {
                 Record::Zap(zap) => zap.space,
                 Record::ZeroPages(zero) => zero.space,
@@ -67,6 +70,11 @@ impl Objects {
         };
         let Some(object) = self.all.get(&space) else { return Ok(Some(item)) };
         match item {
+            Item::Patches(patches) => {
+                object.patch(&patches)?;
+                self.patched +=
+                    patches.pages().iter().map(|(start, end)| (end - start) / PAGE_SIZE).sum::<u64>();
+            }
             Item::Pages(pages) => {
                 object.write(&pages)?;
                 self.pages += pages.runs.iter().map(|run| run.pages).sum::<u64>();
@@ -131,20 +139,32 @@ impl Object {
         let mut data = pages.data();
         for run in &pages.runs {
             let len = run.pages.checked_mul(PAGE_SIZE).and_then(|len| usize::try_from(len).ok());
-            let split = len.and_then(|len| data.split_at_checked(len));
-            let Some((bytes, rest)) = split.filter(|_| run.addr < size) else {
-                return Err(RebuildError::Contradiction(format!(
-                    "pages at {:#x} of {}, which has {size} bytes",
-                    run.addr, self.name
-                )));
+            let Some((bytes, rest)) = len.and_then(|len| data.split_at_checked(len)) else {
+                return Err(self.no_room(run.addr, size));
             };
-            let room = bytes.len().min((size - run.addr) as usize);
-            self.file
-                .write_all_at(&bytes[..room], run.addr)
-                .what_of(|| format!("writing to {}", self.name))?;
+            self.write_at(run.addr, bytes, size)?;
             data = rest;
         }
         Ok(())
+    }
+
+    /// Writes changed bytes of pages.
+    fn patch(&self, patches: &Patches) -> Result<(), RebuildError> {
+        let size = self.len()?;
+        patches.iter().try_for_each(|(patch, bytes)| self.write_at(patch.addr, bytes, size))
+    }
+
+    /// Writes bytes as far as the object goes, in whose pages they have to lie.
+    fn write_at(&self, addr: u64, bytes: &[u8], size: u64) -> Result<(), RebuildError> {
+        if addr / PAGE_SIZE * PAGE_SIZE >= size {
+            return Err(self.no_room(addr, size));
+        }
+        let room = bytes.len().min(size.saturating_sub(addr) as usize);
+        self.file.write_all_at(&bytes[..room], addr).what_of(|| format!("writing to {}", self.name))
+    }
+
+    fn no_room(&self, addr: u64, size: u64) -> RebuildError {
+        RebuildError::Contradiction(format!("pages at {addr:#x} of {}, which has {size} bytes", self.name))
     }
 
     /// Has pages read as zero. Mappings of them show it.
@@ -224,6 +244,19 @@ mod tests {
         assert!(objects.take(pages(PAGE_SIZE, 7)).unwrap().is_none());
         assert_eq!(bytes(&objects), [vec![0; PAGE_SIZE as usize], vec![7; 3]].concat());
         assert!(matches!(objects.take(pages(2 * PAGE_SIZE, 7)), Err(RebuildError::Contradiction(_))));
+    }
+
+    #[test]
+    fn patches_change_their_bytes_as_far_as_the_object_goes() {
+        let mut objects = object(PAGE_SIZE + 3);
+        objects.take(pages(0, 7)).unwrap();
+        let patch = |addr| pc_image::Patch { addr, len: 2 };
+        let patches = [1, PAGE_SIZE + 2, PAGE_SIZE + 90].map(patch).to_vec();
+        let patches = Patches { space: ID, patches, payload: b"abcdef".to_vec(), data_offset: 0 };
+        assert!(objects.take(Item::Patches(patches)).unwrap().is_none());
+        let all = bytes(&objects);
+        assert_eq!((&all[..4], &all[PAGE_SIZE as usize..]), (&b"\x07ab\x07"[..], &b"\0\0c"[..]));
+        assert_eq!(objects.patched, 2);
     }
 
     #[test]

@@ -17,12 +17,12 @@ const THREADS: usize = 2;
 /// How many jobs may wait.
 const QUEUE: usize = 4;
 
-/// Consecutive runs of one page record that are written in the same way.
+/// Consecutive runs, or patches, of one record that are written in the same way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     /// Where the bytes go.
     pub ranges: Vec<RemoteRange>,
-    /// Where in the part's page data they begin.
+    /// Where in the part's data they begin.
     pub offset: usize,
     /// How they get there.
     pub how: How,

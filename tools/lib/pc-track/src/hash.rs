@@ -4,15 +4,18 @@ use std::collections::HashMap;
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
+use crate::blocks::Blocks;
+
 /// Pages that a chunk of the table holds.
 const CHUNK: u64 = 512;
 const PAGE: u64 = 4096;
 
-/// Hashes of pages as they were last sent: 16 bytes a page. Seeded afresh for each use, so that nobody can prepare
-/// pages that collide.
+/// Hashes of pages as they were last sent: 16 bytes a page, and 1 KiB more for those of which it is asked what part of them
+/// has changed. Seeded afresh for each use, so that nobody can prepare pages that collide.
 #[derive(Debug)]
 pub struct Hashes {
     seed: u64,
+    blocks: Blocks,
     /// By chunk number; 0 = never sent (a hash of 0 is stored as 1).
     chunks: HashMap<u64, Box<[u128; CHUNK as usize]>>,
 }
@@ -20,7 +23,7 @@ pub struct Hashes {
 impl Hashes {
     /// An empty table; `seed` should be random.
     pub fn new(seed: u64) -> Self {
-        Self { seed, chunks: HashMap::new() }
+        Self { seed, blocks: Blocks::new(seed), chunks: HashMap::new() }
     }
 
     /// Takes note of a page that is about to be sent, or was just read: whether it differs from what was noted before
@@ -33,8 +36,21 @@ impl Hashes {
         std::mem::replace(slot, hash) != hash
     }
 
+    /// The blocks of [`crate::BLOCK`] bytes in which a page that is about to be sent differs from what it was when it was
+    /// last learned, the first one the lowest bit; `None` if nothing is known of it. With `learn` its blocks are known as they
+    /// are now from here on, if there is room for them. A page must not be sent without being learned and then be asked for.
+    pub fn changed_blocks(&mut self, addr: u64, page: &[u8], learn: bool) -> Option<u64> {
+        self.blocks.changed(addr, page, learn)
+    }
+
+    /// Forgets what the blocks of the pages of a range were: the destination came by them in another way.
+    pub fn forget_blocks(&mut self, range: (u64, u64)) {
+        self.blocks.forget(range);
+    }
+
     /// Forgets the pages of a range `(start, end)`: they will count as changed.
     pub fn forget(&mut self, (start, end): (u64, u64)) {
+        self.blocks.forget((start, end));
         let mut number = start / PAGE;
         while number < end / PAGE {
             let next = (number / CHUNK + 1) * CHUNK;

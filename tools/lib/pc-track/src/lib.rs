@@ -11,10 +11,12 @@
 
 #![forbid(unsafe_code)]
 
+mod blocks;
 mod hash;
 mod softdirty;
 mod uffd;
 
+pub use blocks::BLOCK;
 pub use hash::Hashes;
 pub use softdirty::SoftDirty;
 pub use uffd::Uffd;

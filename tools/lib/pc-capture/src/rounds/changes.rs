@@ -1,12 +1,10 @@
 //! How the mappings of now differ from those that the destination knows.
 
-use pc_image::{Backing, MapChange, SpaceId, Vma};
-
-use crate::rounds::sent::Sent;
+use pc_image::{Backing, MapChange, Ranges, SpaceId, Vma};
 
 /// What must be said of the step from `old` to `new` mappings (each ascending). What is mapped in a `fresh` range was not
 /// there before, whatever lay at its address: it replaces what the destination has.
-pub(crate) fn diff(space: SpaceId, old: &[Vma], new: &[Vma], fresh: &Sent) -> MapChange {
+pub(crate) fn diff(space: SpaceId, old: &[Vma], new: &[Vma], fresh: &Ranges) -> MapChange {
     let mut change = MapChange { space, unmap: Vec::new(), map: Vec::new(), modify: Vec::new() };
     let old = &replaced(old, fresh, &mut change.unmap);
     unmap_gone(old, new, &mut change.unmap);
@@ -32,7 +30,7 @@ pub(crate) fn diff(space: SpaceId, old: &[Vma], new: &[Vma], fresh: &Sent) -> Ma
 }
 
 /// The old mappings without what lies in fresh ranges, which is to be unmapped.
-fn replaced(old: &[Vma], fresh: &Sent, unmap: &mut Vec<(u64, u64)>) -> Vec<Vma> {
+fn replaced(old: &[Vma], fresh: &Ranges, unmap: &mut Vec<(u64, u64)>) -> Vec<Vma> {
     let mut left = Vec::with_capacity(old.len());
     for vma in old {
         let mut at = vma.start;
@@ -119,7 +117,7 @@ mod tests {
     }
 
     fn step(old: &[Vma], new: &[Vma]) -> MapChange {
-        diff(SpaceId(0), old, new, &Sent::default())
+        diff(SpaceId(0), old, new, &Ranges::default())
     }
 
     #[test]
@@ -158,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_is_fresh_replaces_what_was_there_and_nothing_else() {
-        let mut fresh = Sent::default();
+        let mut fresh = Ranges::default();
         fresh.insert(2, 6);
         let change = diff(SpaceId(0), &[anon(0, 8)], &[anon(2, 6), anon(6, 8)], &fresh);
         assert_eq!(change.unmap, [(0, 2), (2, 6)]);

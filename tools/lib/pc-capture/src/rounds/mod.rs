@@ -4,17 +4,15 @@ mod changes;
 mod method;
 mod pace;
 mod rule;
-mod sent;
 mod tracking;
 
 pub(crate) use changes::{diff, is_empty};
 pub(crate) use pace::Pace;
-pub(crate) use sent::Sent;
 pub(crate) use tracking::{Pass, Scan, Tracking, seed};
 
 use std::time::{Duration, Instant};
 
-use pc_image::{Counts, MapChange, PAGE_SIZE, Record, RoundBegin, RoundEnd, Sink, Vma, Zap};
+use pc_image::{MapChange, PAGE_SIZE, Record, RoundBegin, RoundEnd, Sink, Vma, Zap};
 use pc_trace::Tracees;
 
 use crate::error::{CaptureError, Result};
@@ -22,6 +20,7 @@ use crate::figures::{RoundFigures, micros};
 use crate::machine;
 use crate::memory::read_known;
 use crate::openfile::{descriptors, uses_direct_io};
+use crate::pages::Patching;
 use crate::session::Session;
 use crate::settings::Rounds;
 use crate::task::SPACE;
@@ -68,13 +67,14 @@ impl Session<'_> {
             // What smaps tells of mappings that were replaced or advised meanwhile is not to be asked at the stop.
             self.target.known = read_known(self.target.pid)?;
             let left = self.left()?;
-            let stop = self.foretell(left);
+            let to_send = (left as f64 * self.share()) as u64;
+            let stop = self.foretell(to_send);
             figures.left = Some(left);
             figures.dirty_rate = Some((left as f64 * 1e6 / figures.elapsed_us.max(1) as f64) as u64);
             figures.estimated_stop_us = Some(stop.as_micros() as u64);
             self.caller.round(&figures);
             self.figures.rounds.push(figures);
-            match rule.judge(left, stop) {
+            match rule.judge(to_send, stop) {
                 Verdict::GoOn => {}
                 Verdict::GiveUp(_) => {
                     let limit = settings.downtime_limit;
@@ -111,7 +111,7 @@ impl Session<'_> {
         let pid = self.target.pid;
         let began = Instant::now();
         self.sink.pace.begin_round(began);
-        self.counts = Counts::default();
+        self.begin_counting();
         self.target.files.objects.begin_look();
         let open = self.descriptors()?;
         let clocks = machine::clocks(pid)?;
@@ -137,13 +137,13 @@ impl Session<'_> {
         self.zaps(changes.zaps)?;
         let spans = changes.scan.found.spans;
         spans.iter().for_each(|span| self.sent.insert(span.start, span.end));
-        self.copy(&spans, true)?;
-        self.copy_objects(true)?;
-        let counts = self.counts;
-        self.put(Record::RoundEnd(RoundEnd { number, counts }))?;
+        let patching = if number == 0 { Patching::Never } else { Patching::Learn };
+        self.copy(&spans, true, patching)?;
+        self.copy_objects(true, patching)?;
+        self.put(Record::RoundEnd(RoundEnd { number, counts: self.counts }))?;
         self.sink.flush()?;
         self.sink.pace.end_round(Instant::now());
-        Ok(RoundFigures { round: number, counts, elapsed_us: micros(began), ..RoundFigures::default() })
+        Ok(self.round_figures(number, began))
     }
 
     /// The mappings of now, all of which were tracked a moment ago: for new ones, the process stands still once more.
@@ -227,13 +227,21 @@ impl Session<'_> {
     fn left(&mut self) -> Result<u64> {
         let Some(tracking) = &mut self.tracking.0 else { return Ok(0) };
         let shared = self.target.files.objects.left().1;
-        let hashed = if tracking.is_hashing() { self.counts.pages * PAGE_SIZE } else { shared };
+        let sent = self.counts.pages + self.counts.patched_pages;
+        let hashed = if tracking.is_hashing() { sent * PAGE_SIZE } else { shared };
         tracking.left(&self.vmas, hashed)
     }
 
-    /// How long a stop would be now.
-    fn foretell(&self, left: u64) -> Duration {
-        let sending = self.sink.pace.time_for(left).unwrap_or_default();
+    /// What part of a written page was sent in the last round: of a page that is known, its patches.
+    fn share(&self) -> f64 {
+        let whole = self.counts.pages * PAGE_SIZE;
+        let written = whole + self.counts.patched_pages * PAGE_SIZE;
+        if written == 0 { 1.0 } else { (whole + self.patch_bytes) as f64 / written as f64 }
+    }
+
+    /// How long a stop would be now, with so many bytes to send.
+    fn foretell(&self, to_send: u64) -> Duration {
+        let sending = self.sink.pace.time_for(to_send).unwrap_or_default();
         let private = self.tracking.0.as_ref().map_or(0, |tracking| tracking.compared(&self.sent));
         let compared = private * PAGE_SIZE + self.target.files.objects.left().0;
         let hashing = Duration::from_micros(compared * 1_000 / (HASH_RATE / 1_000));

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use pc_image::{Backing, PAGE_SIZE, Vma, prot};
+use pc_image::{Backing, PAGE_SIZE, Ranges, Vma, prot};
 use pc_sys::pagemap::Pagemap;
 use pc_trace::Tracees;
 use pc_track::{Found, Hashes, Run, TrackError, Tracker, What};
@@ -14,7 +14,6 @@ use pc_track::{Found, Hashes, Run, TrackError, Tracker, What};
 use crate::error::{CaptureError, Context, Result};
 use crate::memory::{self, How, Present, Span, carries_pages};
 use crate::rounds::method;
-use crate::rounds::sent::Sent;
 use crate::settings::{Caller, Track};
 
 /// What a scan has found.
@@ -25,7 +24,7 @@ pub(crate) struct Scan {
     /// All pages that carry content, sent or not, ascending.
     pub content: Vec<(u64, u64)>,
     /// Where mappings are new, or others than before at the same place.
-    pub fresh: Sent,
+    pub fresh: Ranges,
 }
 
 impl Scan {
@@ -34,12 +33,12 @@ impl Scan {
         let pagemap = Pagemap::open(pid).of(pid, "opening its page map")?;
         let found = memory::present(pid, &pagemap, vmas)?;
         let content = found.spans.iter().map(|span| (span.start, span.end)).collect();
-        Ok(Self { found, content, fresh: Sent::default() })
+        Ok(Self { found, content, fresh: Ranges::default() })
     }
 
     /// The content that is neither sent nor compared.
     pub fn rest(&self) -> Vec<Span> {
-        let mut spans = Sent::default();
+        let mut spans = Ranges::default();
         self.content.iter().for_each(|(start, end)| spans.insert(*start, *end));
         self.found.spans.iter().for_each(|span| spans.remove(span.start, span.end));
         // Read as a debugger does, which needs no look at the protection.
@@ -70,12 +69,12 @@ pub(crate) struct Tracking {
     pagemap: Pagemap,
     tracker: Option<Box<dyn Tracker>>,
     pub hashes: Hashes,
-    /// Ranges that the tracker does not take.
-    hashed: Sent,
+    /// What the tracker does not take.
+    hashed: Ranges,
     /// Mappings tracked now, to be untracked.
-    tracked: Sent,
+    tracked: Ranges,
     /// Of these, what was not tracked before, until the next scan tells.
-    fresh: Sent,
+    fresh: Ranges,
     /// O_DIRECT was seen: from this round on, or too late for hashes to be of use.
     direct: Direct,
     runs: Vec<Run>,
@@ -101,9 +100,9 @@ impl Tracking {
             pagemap,
             tracker,
             hashes: Hashes::new(seed()),
-            hashed: Sent::default(),
-            tracked: Sent::default(),
-            fresh: Sent::default(),
+            hashed: Ranges::default(),
+            tracked: Ranges::default(),
+            fresh: Ranges::default(),
             direct: Direct::No,
             runs: Vec::new(),
         })
@@ -350,7 +349,7 @@ impl Tracking {
     }
 
     /// How many pages a stop would have to read only to compare them.
-    pub fn compared(&self, sent: &Sent) -> u64 {
+    pub fn compared(&self, sent: &Ranges) -> u64 {
         let all = self.tracker.is_none() || self.direct != Direct::No;
         let counts = |(start, end): &(u64, u64)| all || self.hashed.overlaps(*start, *end);
         sent.ranges().filter(counts).map(|(start, end)| (end - start) / PAGE_SIZE).sum()

@@ -1,12 +1,12 @@
-//! Which pages the destination holds.
+//! Sets of addresses.
 
 use std::collections::BTreeMap;
 
-/// A set of addresses as merged ranges.
+/// A set of addresses (of pages that were sent, of memory that is tracked ...) as merged ranges `(start, end)`.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Sent(BTreeMap<u64, u64>);
+pub struct Ranges(BTreeMap<u64, u64>);
 
-impl Sent {
+impl Ranges {
     /// Adds a range.
     pub fn insert(&mut self, start: u64, end: u64) {
         if start >= end {
@@ -51,6 +51,11 @@ impl Sent {
         self.0.range(..end).next_back().is_some_and(|(_, e)| *e > start)
     }
 
+    /// Whether all of a range is in the set.
+    pub fn contains(&self, start: u64, end: u64) -> bool {
+        self.0.range(..=start).next_back().is_some_and(|(_, e)| *e >= end)
+    }
+
     /// What of a range is in the set, ascending.
     pub fn within(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
         let first = self.0.range(..=start).next_back().map_or(start, |(s, _)| *s);
@@ -64,7 +69,7 @@ impl Sent {
     }
 
     /// What is in the set and not among `content` (ascending, not overlapping), and takes it out: pages that were sent
-    /// and are no more.
+    /// and are no more, say.
     pub fn take_missing(&mut self, content: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
         let mut missing = Vec::new();
         let mut content = content.peekable();
@@ -102,13 +107,13 @@ impl Sent {
 mod tests {
     use super::*;
 
-    fn of(ranges: &[(u64, u64)]) -> Sent {
-        let mut sent = Sent::default();
+    fn of(ranges: &[(u64, u64)]) -> Ranges {
+        let mut sent = Ranges::default();
         ranges.iter().for_each(|(s, e)| sent.insert(*s, *e));
         sent
     }
 
-    fn ranges(sent: &Sent) -> Vec<(u64, u64)> {
+    fn ranges(sent: &Ranges) -> Vec<(u64, u64)> {
         sent.ranges().collect()
     }
 
@@ -120,12 +125,19 @@ mod tests {
     }
 
     #[test]
+    fn a_range_is_in_the_set_if_all_of_it_is() {
+        let set = of(&[(2, 4), (6, 9)]);
+        assert!(set.contains(2, 4) && set.contains(7, 8) && set.contains(8, 9));
+        assert!(!set.contains(1, 3) && !set.contains(3, 7) && !set.contains(5, 6) && !set.contains(9, 10));
+    }
+
+    #[test]
     fn removing_splits() {
-        let mut sent = of(&[(1, 9), (12, 20)]);
-        sent.remove(3, 14);
-        assert_eq!(ranges(&sent), [(1, 3), (14, 20)]);
-        sent.remove(0, 100);
-        assert!(ranges(&sent).is_empty());
+        let mut set = of(&[(1, 9), (12, 20)]);
+        set.remove(3, 14);
+        assert_eq!(ranges(&set), [(1, 3), (14, 20)]);
+        set.remove(0, 100);
+        assert!(ranges(&set).is_empty());
     }
 
     /// Against the same by single addresses.

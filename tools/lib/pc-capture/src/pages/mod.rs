@@ -1,0 +1,167 @@
+//! The copy pass: reads spans of a process's memory and puts them into a sink.
+//!
+//! One thread reads and looks for zero pages, another puts (checksums, writes), with buffers going round between them.
+
+mod chunk;
+mod cutter;
+mod origin;
+mod reader;
+
+use std::fs::File;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use pc_image::{Counts, ImageError, PAGE_SIZE, Sink, SpaceId};
+use pc_sys::mem::ProcMem;
+use pc_track::Hashes;
+
+use crate::error::{CaptureError, Context, Result};
+use crate::memory::Span;
+use chunk::Chunk;
+use cutter::Cutter;
+use origin::Origin;
+use reader::Reader;
+
+/// Buffers that go round.
+const BUFFERS: usize = 4;
+/// Less than this is not worth a second thread.
+const SMALL: u64 = 2 << 20;
+const PAGE: usize = PAGE_SIZE as usize;
+
+/// Whether of pages that were sent before only the blocks that have changed are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patching {
+    /// No: all for the first time.
+    Never,
+    /// Yes, and what is sent is learned for the next time.
+    Learn,
+    /// Yes, and there is no next time.
+    Last,
+}
+
+/// Where the pages come from and where they go.
+#[derive(Debug, Clone, Copy)]
+pub struct CopyPlan<'a> {
+    /// The process.
+    pub pid: i32,
+    /// Its memory's number in the stream.
+    pub space: SpaceId,
+    /// It runs: pages that are gone when they are read are left out, as a later round will tell.
+    pub running: bool,
+    /// Whether patches are sent.
+    pub patching: Patching,
+    /// Set when the copy is to be given up.
+    pub cancel: &'a AtomicBool,
+}
+
+/// What a copy pass did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Copied {
+    /// Pages, patched pages and zero pages sent.
+    pub counts: Counts,
+    /// Bytes of patches, with their addresses and lengths.
+    pub patch_bytes: u64,
+    /// Pages that were compared and had not changed.
+    pub unchanged: u64,
+    /// Microseconds spent putting.
+    pub write_us: u64,
+}
+
+/// Copies `spans` (ascending) into `sink`; `hashes` are those of what was sent before.
+pub fn copy(
+    plan: CopyPlan<'_>,
+    spans: &[Span],
+    hashes: &mut Hashes,
+    sink: &mut (dyn Sink + Send),
+) -> Result<Copied> {
+    let mem = ProcMem::open(plan.pid).of(plan.pid, "opening its memory")?;
+    copy_from(plan, Origin::Process(mem), spans, hashes, sink)
+}
+
+/// The same from a file, in which addresses are offsets. Behind its end it reads as zero.
+pub(crate) fn copy_file(
+    plan: CopyPlan<'_>,
+    file: &File,
+    spans: &[Span],
+    hashes: &mut Hashes,
+    sink: &mut (dyn Sink + Send),
+) -> Result<Copied> {
+    copy_from(plan, Origin::File(file), spans, hashes, sink)
+}
+
+fn copy_from(
+    plan: CopyPlan<'_>,
+    origin: Origin<'_>,
+    spans: &[Span],
+    hashes: &mut Hashes,
+    sink: &mut (dyn Sink + Send),
+) -> Result<Copied> {
+    let total: u64 = spans.iter().map(|s| s.end - s.start).sum();
+    let mut reader = Reader::new(plan, origin, hashes);
+    if total <= SMALL {
+        return copy_here(&mut reader, spans, sink);
+    }
+    std::thread::scope(|scope| {
+        let (full, work) = sync_channel::<Chunk>(BUFFERS);
+        let (give_back, empty) = sync_channel::<Chunk>(BUFFERS);
+        for _ in 0..BUFFERS {
+            // Cannot fail: the channel has room for all and its other end is here.
+            let _ = give_back.send(Chunk::default());
+        }
+        let writer = scope.spawn(move || put_all(plan.space, &work, &give_back, sink));
+        let read = read_all(&mut reader, spans, &full, &empty);
+        drop((full, empty));
+        let put = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // If both failed, the writer's error came first: the reader's is that nobody takes its chunks.
+        let mut copied = put.map_err(CaptureError::Write)?;
+        read?;
+        reader.add_to(&mut copied);
+        Ok(copied)
+    })
+}
+
+fn copy_here(reader: &mut Reader<'_>, spans: &[Span], sink: &mut (dyn Sink + Send)) -> Result<Copied> {
+    let mut copied = Copied::default();
+    let mut chunk = Chunk::default();
+    let mut cut = Cutter::new(spans);
+    loop {
+        let more = reader.fill(&mut cut, &mut chunk)?;
+        chunk.put(reader.plan.space, sink, &mut copied)?;
+        if !more {
+            reader.add_to(&mut copied);
+            return Ok(copied);
+        }
+    }
+}
+
+fn read_all(
+    reader: &mut Reader<'_>,
+    spans: &[Span],
+    full: &SyncSender<Chunk>,
+    empty: &Receiver<Chunk>,
+) -> Result<()> {
+    let mut cut = Cutter::new(spans);
+    loop {
+        // Closed channels mean that the writer has failed, and says why itself.
+        let Ok(mut chunk) = empty.recv() else { return Ok(()) };
+        let more = reader.fill(&mut cut, &mut chunk)?;
+        if full.send(chunk).is_err() || !more {
+            return Ok(());
+        }
+    }
+}
+
+fn put_all(
+    space: SpaceId,
+    work: &Receiver<Chunk>,
+    give_back: &SyncSender<Chunk>,
+    sink: &mut (dyn Sink + Send),
+) -> std::result::Result<Copied, ImageError> {
+    let mut copied = Copied::default();
+    for chunk in work {
+        chunk.put(space, sink, &mut copied)?;
+        // The reader may have ended already.
+        let _ = give_back.try_send(chunk);
+    }
+    Ok(copied)
+}
