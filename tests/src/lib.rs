@@ -12,10 +12,11 @@ mod moving;
 pub mod net;
 pub mod streams;
 mod sweeper;
+pub mod told;
 mod tools;
 
 pub use moving::{Way, adopt_orphans, dump_halted, dump_to_file, moved, restored};
-pub use tools::{Alone, Tool, descriptors, is_stopped, mounts, sleeper, strays};
+pub use tools::{Alone, Failing, Tool, descriptors, is_stopped, mounts, sleeper, strays};
 
 use std::fs;
 use std::io::ErrorKind;

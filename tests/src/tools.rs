@@ -1,6 +1,7 @@
 //! Tools that run beside a test, and what they may leave behind.
 
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -63,6 +64,52 @@ impl Drop for Tool {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// One system call of a tool's main thread that fails with EIO: strace(1) answers it in the kernel's place.
+pub struct Failing {
+    call: &'static str,
+    log: PathBuf,
+    options: Vec<String>,
+}
+
+impl Failing {
+    /// The `number`th call of this name, from 1. With 0 none fails, and they are only counted.
+    pub fn new(call: &'static str, number: usize, folder: &Folder) -> Failing {
+        let mut options = format!("-qq -e signal=none -e trace={call}");
+        if number > 0 {
+            options += &format!(" -e inject={call}:error=EIO:when={number}");
+        }
+        let options = options.split(' ').map(str::to_owned).collect();
+        Failing { call, log: folder.file("calls"), options }
+    }
+
+    /// A tool, so that it fails in this way.
+    pub fn command(&self, tool: &Command) -> Command {
+        let mut command = Command::new("strace");
+        command.args(&self.options).arg("-o").arg(&self.log).arg(tool.get_program()).args(tool.get_args());
+        command
+    }
+
+    /// The same as a script for [`Tool::start_in`].
+    pub fn script(&self) -> String {
+        format!("exec strace {} -o '{}' \"$@\"", self.options.join(" "), self.log.display())
+    }
+
+    /// How many calls of this name there were.
+    pub fn calls(&self) -> usize {
+        self.count(&format!("{}(", self.call))
+    }
+
+    /// Whether one has failed.
+    pub fn has_failed(&self) -> bool {
+        self.count("(INJECTED)") == 1
+    }
+
+    fn count(&self, part: &str) -> usize {
+        let log = fs::read_to_string(&self.log).expect("strace's log");
+        log.lines().filter(|line| line.contains(part)).count()
     }
 }
 

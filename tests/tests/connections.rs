@@ -2,11 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _, pipe};
-use std::net::{Shutdown, TcpStream};
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::Shutdown;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +13,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use pc_tests::asking::{moved_under, pipelined, redis, sets_and_counts};
 use pc_tests::net::{Host, Hosts, Pattern, service};
-use pc_tests::{Folder, Guest, adopt_orphans, program, said, wait_for};
+use pc_tests::told::Told;
+use pc_tests::{Folder, Guest, program, said, wait_for};
 
 /// How many moves in a row: `PC_MOVES`, else 5.
 fn moves() -> usize {
@@ -24,128 +24,6 @@ fn moves() -> usize {
 /// One way, without a line between the hosts.
 fn by_a_pipe(hosts: &Hosts) -> impl FnMut(Guest, Host) -> Guest {
     |guest, from| hosts.moved(guest, from)
-}
-
-/// A guest that does what it is told, and its client.
-struct Told {
-    hosts: Hosts,
-    guest: Guest,
-    at: Host,
-    folder: Folder,
-    client: TcpStream,
-    sent: Pattern,
-    received: Pattern,
-}
-
-impl Told {
-    fn start(v6: bool, steps: &[&str]) -> Told {
-        let (hosts, folder, address) = (Hosts::new(), Folder::new(), service(v6, 7777));
-        let mut command = hosts.command(Host::One, program("guest-tcp"));
-        let guest = Guest::start(command.arg(folder.file("report")).arg(address.to_string()).args(steps));
-        let client = hosts.connect(address);
-        let (sent, received) = Default::default();
-        Told { hosts, guest, at: Host::One, folder, client, sent, received }
-    }
-
-    /// Waits until the guest waits there.
-    fn waits(&self, name: &str) {
-        let report = self.folder.file(&format!("report.{name}"));
-        wait_for(name, Duration::from_secs(20), || {
-            assert!(!self.folder.file("report").exists(), "{}", self.report());
-            report.exists()
-        });
-    }
-
-    fn goes_on(&self, name: &str) {
-        fs::write(self.folder.file(&format!("report.{name}.go")), "").expect("a file");
-    }
-
-    fn moved(mut self) -> Told {
-        self.guest = self.hosts.moved(self.guest, self.at);
-        self.at = self.at.other();
-        self
-    }
-
-    fn send(&mut self, len: usize) {
-        let bytes = self.sent.next(len);
-        self.client.write_all(&bytes).expect("the connection lives");
-    }
-
-    fn receive(&mut self, len: usize) {
-        let (expected, mut got) = (self.received.next(len), vec![0; len]);
-        self.client.read_exact(&mut got).expect("the connection lives");
-        assert!(got == expected, "other bytes than were sent");
-    }
-
-    fn receive_end(&mut self) {
-        assert_eq!(self.client.read(&mut [0]).expect("an end, not a reset"), 0);
-    }
-
-    fn report(&self) -> String {
-        fs::read_to_string(self.folder.file("report")).unwrap_or_default()
-    }
-
-    /// The states of the guest's connection, as its host shows them.
-    fn state(&self) -> String {
-        let output = self.hosts.command(self.at, "ss").args(["-Htan", "sport", "=", "7777"]).output();
-        let text = String::from_utf8(output.expect("ss runs").stdout).expect("text");
-        let states = text.lines().filter_map(|line| line.split_whitespace().next());
-        states.filter(|state| *state != "LISTEN").collect::<Vec<_>>().join(" ")
-    }
-
-    fn reaches(&self, state: &str) {
-        wait_for(state, Duration::from_secs(10), || self.state() == state);
-    }
-
-    /// The guest has done all that it was told, and nothing is left.
-    fn end(mut self) {
-        let code = self.guest.ended(Duration::from_secs(20));
-        assert_eq!((code, self.report().as_str()), (Some(0), "OK\n"));
-        self.hosts.assert_no_tables();
-    }
-}
-
-impl Told {
-    /// One that gives back what it gets.
-    fn echoing() -> Told {
-        let mut told = Told::start(false, &["echo"]);
-        told.echoes();
-        told
-    }
-
-    fn echoes(&mut self) {
-        self.send(1000);
-        self.receive(1000);
-    }
-
-    fn ends_echoing(mut self) {
-        self.echoes();
-        self.client.shutdown(Shutdown::Write).expect("the connection lives");
-        self.receive_end();
-        self.end();
-    }
-
-    fn dump_to(&self, image: &Path, args: &[&str]) -> Command {
-        let mut dump = self.hosts.command(self.at, program("pc-dump"));
-        dump.args(args).arg(self.guest.arg()).stdin(Stdio::null());
-        dump.stdout(File::create(image).expect("an image"));
-        dump
-    }
-
-    /// Restores an image, detached; the guest is its copy if that goes well.
-    fn restored_from(&mut self, image: &Path, args: &[&str]) -> Output {
-        adopt_orphans();
-        let (pidfile, text) = (self.folder.file("pid"), self.folder.file("restored"));
-        let mut restore = self.hosts.command(self.at, program("pc-restore"));
-        restore.args(["--detach", "--pidfile"]).arg(&pidfile).args(args);
-        restore.stdin(File::open(image).expect("an image")).stdout(Stdio::null());
-        let status = restore.stderr(File::create(&text).expect("a file")).status().expect("pc-restore runs");
-        if status.success() {
-            let pid = fs::read_to_string(&pidfile).expect("a pidfile").trim().parse().expect("a pid");
-            self.guest = Guest::adopt(pid);
-        }
-        Output { status, stdout: Vec::new(), stderr: fs::read(text).expect("what it said") }
-    }
 }
 
 #[test]
@@ -227,6 +105,30 @@ fn packets_are_held_back_between_a_dump_and_a_restore_on_the_same_machine() {
             told.guest.signal(Signal::SIGCONT);
         }
         told.receive(1000);
+        told.ends_echoing();
+    }
+}
+
+#[test]
+fn an_original_that_was_left_stopped_with_its_packets_held_back_can_be_dumped_again() {
+    for fate in ["--leave-stopped", "--kill"] {
+        let mut told = Told::echoing();
+        for fate in ["--leave-stopped", fate] {
+            let mut dump = told.dump_to(&told.folder.file("image"), &["--tcp-established", fate]);
+            let output = dump.stderr(Stdio::piped()).output().expect("pc-dump runs");
+            assert!(output.status.success(), "{}", said(&output));
+            assert!(told.hosts.tables(Host::One).contains("pc-held-"));
+        }
+        match fate {
+            "--kill" => {
+                told.guest.ended(Duration::from_secs(10));
+                let image = told.folder.file("image");
+                let output = told.restored_from(&image, &["--tcp-established"]);
+                assert!(output.status.success(), "{}", said(&output));
+                told.guest.signal(Signal::SIGCONT); // it is stopped, as the original was
+            }
+            _ => told.resolved_to_run(),
+        }
         told.ends_echoing();
     }
 }
@@ -318,38 +220,15 @@ fn packets_may_be_held_back_by_other_means_and_commands_show_in_the_figures() {
     told.ends_echoing();
 }
 
-impl Told {
-    /// Hands the guest over to the other host, where `ready` is run once all is built, and `failed` if that fails. Gives
-    /// the exit codes of both tools, and what they said.
-    fn handed_over(&mut self, ready: &str, failed: &str) -> (Option<i32>, Option<i32>, String) {
-        adopt_orphans();
-        let (pidfile, text) = (self.folder.file("pid"), self.folder.file("handed"));
-        let ((stream, stream_in), (back, back_in)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
-        let mut dump = self.hosts.dump(self.at, &self.guest, &["--handover"]);
-        dump.stdin(back).stdout(stream_in).stderr(Stdio::piped());
-        let mut restore = self.hosts.command(self.at.other(), program("pc-restore"));
-        restore.args(["--handover", "--detach", "--new-pid-ns", "--tcp-established", "--on-ready", ready]);
-        restore.args(["--on-failed", failed, "--pidfile"]).arg(&pidfile);
-        restore.stdin(stream).stdout(back_in).stderr(File::create(&text).expect("a file"));
-        let dumping = dump.spawn().expect("pc-dump runs");
-        let mut restoring = restore.spawn().expect("pc-restore runs");
-        drop((dump, restore)); // and our ends of the pipes
-        let dumped = dumping.wait_with_output().expect("pc-dump ends");
-        let restored = restoring.wait().expect("pc-restore ends");
-        let text = said(&dumped) + &fs::read_to_string(&text).expect("what it said");
-        (dumped.status.code(), restored.code(), text)
-    }
-}
-
 #[test]
 fn a_hand_over_takes_connections_along_and_one_that_fails_lets_them_go_on_at_the_source() {
     let mut told = Told::echoing();
     let (give, take) = (told.hosts.move_addresses("give"), told.hosts.move_addresses("take"));
-    let (dumped, restored, text) = told.handed_over(&format!("{take} && exit 3"), &give);
+    let (dumped, restored, text) = told.handed_over(&format!("{take} && exit 3"), &give, None);
     assert_eq!((dumped, restored), (Some(1), Some(1)), "{text}");
     told.echoes();
     told.hosts.assert_no_tables();
-    let (dumped, restored, text) = told.handed_over(&take, &give);
+    let (dumped, restored, text) = told.handed_over(&take, &give, None);
     assert_eq!((dumped, restored), (Some(0), Some(0)), "{text}");
     told.guest.ended(Duration::from_secs(10));
     let pid = fs::read_to_string(told.folder.file("pid")).expect("a pidfile").trim().parse().expect("a pid");

@@ -126,11 +126,17 @@ impl NetworkLock {
     }
 
     /// A second table holds the same connections back (requests for new ones are let through), and stays when we are
-    /// gone, until somebody deletes it. Gives its name, which depends on nothing but the connections.
+    /// gone, until somebody deletes it. Gives its name, which depends on nothing but the connections: it takes the place of one
+    /// that was left before.
     pub fn leave(&self) -> io::Result<String> {
         let name = self.table.name_left();
         let table = Table { name, listeners: BTreeSet::new(), connections: self.table.connections.clone() };
         send(&self.netlink, |batch| {
+            // None that is not there can be taken away.
+            put(batch, NEWTABLE, NLM_F_CREATE, |a| {
+                a.text(1, &table.name).number(2, 0);
+            });
+            delete(batch, &table.name);
             table.create(batch, 0);
             table.elements(batch);
         })?;
@@ -462,6 +468,7 @@ mod tests {
         assert!(matches!(twice.raw_os_error(), Some(libc::EEXIST | libc::EPERM)), "{twice}");
         lock.hold([ends(&server)], []).unwrap();
         assert!(lock.leave().unwrap().starts_with("pc-held-"));
+        lock.leave().expect("it takes the place of the first");
         drop(lock);
         assert!(!arrives(&mut client, &mut server));
         // Whoever holds the same connections later takes it away.
