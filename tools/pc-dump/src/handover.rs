@@ -14,7 +14,7 @@ use pc_image::{Sink as _, Writer};
 use crate::args::Args;
 use crate::hooks::Hooks;
 use crate::peer::{Peer, exit_for};
-use crate::{TOOL, coded, report, stream_id};
+use crate::{TOOL, coded, leave_stopped, report, resolves, stream_id};
 
 /// What the guardian gives us beyond the time that the original may be frozen.
 const GRACE: Duration = Duration::from_secs(1);
@@ -265,18 +265,20 @@ impl Source<'_> {
             SourceOutcome::Moved { pid: there } => {
                 let failure = self.failure.take().unwrap_or(CaptureError::Died(pid));
                 let figures = self.figures.take().ok_or(failure);
-                let figures = coded(figures)
-                    .with_context(|| format!("the copy runs as pid {there}, but ending pid {pid}"))
-                    .exit(Exit::InDoubt)?;
+                let stopped = || {
+                    let resolves = resolves(pid);
+                    format!("the copy runs as pid {there}, and pid {pid} is left stopped ({resolves})")
+                };
+                let figures = coded(figures).with_context(stopped).exit(Exit::InDoubt)?;
                 Ok(Moved { figures, times: self.times, pid: there })
             }
             SourceOutcome::Kept(why) => Err(self.kept(why)),
             SourceOutcome::InDoubt(why) => {
-                if let Some(frozen) = self.held.frozen.take() {
-                    // Should it have died meanwhile, the doubt remains.
-                    let _ = frozen.let_go();
+                let error = anyhow!(why).context(in_doubt(pid));
+                match self.held.frozen.take() {
+                    Some(frozen) => Err(leave_stopped(frozen, error)),
+                    None => Err(error).exit(Exit::InDoubt),
                 }
-                Err(anyhow!(why)).context(in_doubt(pid)).exit(Exit::InDoubt)
             }
         }
     }

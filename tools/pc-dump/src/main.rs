@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pc_capture::CaptureError;
+use pc_capture::{CaptureError, Frozen};
 use pc_cli::{Exit, Pending, Progress, signals};
 
 use args::{Args, Fate};
@@ -102,6 +102,21 @@ fn stream_id() -> anyhow::Result<[u8; 16]> {
         .and_then(|mut random| random.read_exact(&mut id))
         .context("reading /dev/urandom")?;
     Ok(id)
+}
+
+/// How people go on with an original that was left stopped.
+fn resolves(pid: i32) -> String {
+    format!("pc-dump --resolve running {pid} resumes it, pc-dump --resolve gone {pid} ends it")
+}
+
+/// Lets go of an original that was given a stop because a copy may run. The error is the reason, and says too if its packets
+/// cannot be held back meanwhile, or it has died.
+fn leave_stopped(frozen: Frozen, error: anyhow::Error) -> anyhow::Error {
+    let error = match frozen.let_go() {
+        Ok(_) => error,
+        Err(more) => error.context(pc_cli::in_a_line(&more)),
+    };
+    pc_cli::coded(error, Exit::InDoubt)
 }
 
 /// Gives an error of capture its exit code.

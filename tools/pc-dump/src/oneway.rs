@@ -10,7 +10,7 @@ use pc_image::Writer;
 
 use crate::args::{Args, Fate};
 use crate::hooks::Hooks;
-use crate::{coded, report, stream_id};
+use crate::{coded, leave_stopped, report, resolves, stream_id};
 
 /// From the preflight to what becomes of the original. Until Commit is written, any failure leaves it running.
 pub fn dump(
@@ -68,13 +68,13 @@ fn in_doubt(args: &Args, frozen: Frozen, error: anyhow::Error) -> anyhow::Result
     if args.fate() == Fate::Running {
         return Err(error);
     }
-    coded(frozen.let_go())?;
     let pid = args.pid;
     let told = format!(
         "the stream is committed, but its end was not written: a copy may run, so pid {pid} is left stopped \
-         (kill -CONT {pid} resumes it, kill -KILL {pid} ends it)"
+         ({})",
+        resolves(pid)
     );
-    Err(error).context(told).exit(Exit::InDoubt)
+    Err(leave_stopped(frozen, error.context(told)))
 }
 
 /// What the library tells goes to people; what waits in our pipe is told to the library.
@@ -123,7 +123,8 @@ impl pc_capture::Caller for Watcher<'_> {
 
 fn part(args: &Args, frozen: Frozen, output: Output) -> anyhow::Result<Figures> {
     // A copy may run by now: what goes wrong with the original leaves it stopped.
-    let stopped = || format!("the stream is written, and pid {} is left stopped", args.pid);
+    let pid = args.pid;
+    let stopped = || format!("the stream is written, and pid {pid} is left stopped ({})", resolves(pid));
     match args.fate() {
         // The reader's input ends once the output is closed.
         Fate::Running => {
@@ -135,7 +136,9 @@ fn part(args: &Args, frozen: Frozen, output: Output) -> anyhow::Result<Figures> 
             coded(frozen.let_go()).with_context(stopped).exit(Exit::InDoubt)
         }
         Fate::Killed => {
-            output.sync().context("syncing the output")?;
+            if let Err(error) = output.sync().context("syncing the output") {
+                return in_doubt(args, frozen, error);
+            }
             // Ended before the reader's input ends: what it holds (addresses, on the same machine) is free by then.
             let figures = coded(frozen.kill()).with_context(stopped).exit(Exit::InDoubt);
             drop(output);

@@ -117,20 +117,31 @@ impl Frozen {
     }
 
     /// Ends the process; does not wait until its memory is freed. One that cannot be ended without a word to its peers
-    /// keeps the stop that it was given.
-    pub fn kill(self) -> Result<Figures> {
-        let Self { tracees, connections, tracking, mut figures, pidfd, .. } = self;
-        let pid = tracees.pid();
-        let held = connections.silence(pid).and_then(|()| connections.leave_held(pid));
-        let ended = held.and_then(|held| {
-            pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).of(pid, "ending it")?;
-            Ok(held)
-        });
-        // If it is dying, whatever fails here fails because of that.
+    /// keeps the stop that it was given, as by [`Frozen::let_go`].
+    pub fn kill(mut self) -> Result<Figures> {
+        match self.end() {
+            Ok(held) => self.figures.left_held = held,
+            Err(error) => {
+                // What fails now, too, is less than that.
+                let _ = self.let_go();
+                return Err(error);
+            }
+        }
+        let Self { tracees, connections, tracking, figures, .. } = self;
+        // It is dying: whatever fails here fails because of that.
         let _ = tracees.detach();
         drop((connections, tracking));
-        figures.left_held = ended?;
         Ok(figures)
+    }
+
+    /// Ends it without a word to its peers. Gives the table that goes on to hold back its packets.
+    fn end(&self) -> Result<Option<String>> {
+        let pid = self.tracees.pid();
+        let silenced = self.connections.silence(pid)?;
+        let held = self.connections.leave_held(pid)?;
+        pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL).of(pid, "ending it")?;
+        silenced.for_good();
+        Ok(held)
     }
 }
 

@@ -120,11 +120,9 @@ impl Connections {
     }
 
     /// The end of the original will say nothing to the peers.
-    pub fn silence(&self, pid: i32) -> Result<()> {
-        for socket in &self.sockets {
-            tcp_repair::repair(socket.as_fd(), Repair::On).of(pid, "silencing its connections")?;
-        }
-        Ok(())
+    pub fn silence(&self, pid: i32) -> Result<Silenced<'_>> {
+        let silenced = self.sockets.iter().map(|socket| UnderRepair::begin(socket.as_fd()));
+        silenced.collect::<io::Result<_>>().map(Silenced).of(pid, "silencing its connections")
     }
 
     /// Goes on to hold the packets back where they still reach this machine, when we are gone: whatever answered them
@@ -154,6 +152,16 @@ impl Drop for Connections {
             // The rules go with the lock, but that takes a while.
             let _ = lock.pass();
         }
+    }
+}
+
+/// Connections whose end says nothing to the peers. Dropped, they are as they were.
+pub(crate) struct Silenced<'a>(Vec<UnderRepair<'a>>);
+
+impl Silenced<'_> {
+    /// Their process is dying.
+    pub fn for_good(self) {
+        self.0.into_iter().for_each(std::mem::forget);
     }
 }
 
