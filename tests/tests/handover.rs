@@ -141,6 +141,18 @@ fn socat_joins_both_sides() {
     writer.moved_by(|guest| adopted(guest, &folder)).end();
 }
 
+/// As socat and others do, which fail where they cannot pass it on.
+#[test]
+fn the_end_of_what_the_destination_says_still_finds_the_source() {
+    let _one = Alone::new();
+    let guest = sleeper();
+    let late = (at(Way::Back, "End", Part::None), Blow::Run("sleep 0.3"));
+    let ended = HandOver::start(&guest.arg(), &[], &[], Some(late)).finish();
+    assert_eq!(ended.codes(), (Some(0), Some(0)), "{}", ended.said);
+    assert_eq!(ended.passed.iter().filter(|passed| **passed == (Way::Back, "End")).count(), 1);
+    drop(adopted(guest, &ended.folder));
+}
+
 #[test]
 fn pc_send_and_pc_recv_carry_both_directions_plain_and_encrypted() {
     let _one = Alone::new();

@@ -22,6 +22,8 @@ const GRACE: Duration = Duration::from_secs(1);
 const REASON: Duration = Duration::from_secs(1);
 /// How long Cancel may take to be written.
 const CANCEL: Duration = Duration::from_secs(1);
+/// How long the destination is heard out once its copy runs.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// A moment, for a round to be applied.
 const MOMENT: Duration = Duration::from_millis(50);
 
@@ -263,6 +265,8 @@ impl Source<'_> {
         let pid = self.pid;
         match outcome {
             SourceOutcome::Moved { pid: there } => {
+                self.writer = None; // the stream is at its end
+                self.peer.hear_out(LAST_WORD);
                 let failure = self.failure.take().unwrap_or(CaptureError::Died(pid));
                 let figures = self.figures.take().ok_or(failure);
                 let stopped = || {

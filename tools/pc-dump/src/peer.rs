@@ -37,6 +37,8 @@ struct State {
     applied: Option<u32>,
     heard: Instant,
     frozen_until: Option<Instant>,
+    /// Nothing more will be heard.
+    ended: bool,
 }
 
 impl Peer {
@@ -50,6 +52,7 @@ impl Peer {
             applied: None,
             heard: Instant::now(),
             frozen_until: None,
+            ended: false,
         };
         let (state, changed) = (Mutex::new(state), Condvar::new());
         let peer = Peer(Arc::new(Shared { state, changed, pull: Cancel::by_hand()?, wake }));
@@ -112,6 +115,12 @@ impl Peer {
         drop(self.wait(most, |state| state.machine.finished()));
     }
 
+    /// Hears the destination out, for so long at the most: what passes its last words on (socat) may fail where they find
+    /// nobody.
+    pub fn hear_out(&self, most: Duration) {
+        drop(self.wait(most, |state| state.ended));
+    }
+
     fn wait(&self, most: Duration, done: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
         let waited = self.0.changed.wait_timeout_while(self.lock(), most, |state| !done(state));
         waited.unwrap_or_else(PoisonError::into_inner).0
@@ -159,6 +168,22 @@ impl Watch {
                 Err(error) => {
                     return self.peer.feed(SourceEvent::PeerLost(format!("waiting failed: {error}")));
                 }
+            }
+        }
+        self.hear_out(&mut decoder);
+        self.peer.lock().ended = true;
+        self.peer.0.changed.notify_all();
+    }
+
+    /// Reads on up to the end of the channel.
+    fn hear_out(&mut self, decoder: &mut Decoder) {
+        self.signals = None;
+        self.peer.lock().frozen_until = None;
+        while self.input.is_some() && decoder.finish().is_err() {
+            match self.wait() {
+                Ok(Ready { input: true, .. }) => self.read(decoder),
+                Ok(Ready { late: None, .. }) => {}
+                _ => return,
             }
         }
     }
