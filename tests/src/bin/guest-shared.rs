@@ -62,6 +62,13 @@ fn seals(file: &File) -> SealFlag {
     SealFlag::from_bits_retain(fcntl(file, FcntlArg::F_GET_SEALS).expect("seals"))
 }
 
+/// Bytes of a line of the log, of which a page does not hold a whole number.
+const LINE: u64 = 24;
+
+fn line(number: u64) -> [u8; LINE as usize] {
+    std::array::from_fn(|i| number.to_le_bytes()[i % 8] | 0x80)
+}
+
 /// A word of each page, as it was written.
 type Model = [u64; PAGES];
 
@@ -80,6 +87,9 @@ struct Shared {
     /// Open only, and cut off and extended again and again.
     growing: File,
     grown: Vec<u8>,
+    /// Open only, and appended to: nothing in it is ever written again.
+    log: File,
+    logged: u64,
     /// Mapped only, for reading only.
     closed: *mut u8,
 }
@@ -96,6 +106,7 @@ impl Shared {
         sealed.seek(SeekFrom::Start(123)).expect("an offset");
         seal(&sealed, SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL);
         let growing = memfd(c"growing", 0);
+        let log = memfd(c"log", 0);
         let short = memfd(c"closed", 3 * PAGE as u64);
         short.write_all_at(b"only mapped", 2 * PAGE as u64).expect("content");
         seal(&short, SealFlag::F_SEAL_WRITE);
@@ -111,6 +122,8 @@ impl Shared {
             sealed,
             growing,
             grown: Vec::new(),
+            log,
+            logged: 0,
             closed,
         };
         (1..=3 * PAGES as u64).for_each(|n| new.step(n));
@@ -143,6 +156,15 @@ impl Shared {
             let at = self.grown.len() as u64 - 8;
             self.growing.write_all_at(&n.to_le_bytes(), at).expect("content");
         }
+        self.log.write_all_at(&line(self.logged), self.logged * LINE).expect("content");
+        self.logged += 1;
+    }
+
+    /// Whether every line of the log is as it was written.
+    fn log_is_right(&self) -> bool {
+        let log = fs::read(format!("/proc/self/fd/{}", self.log.as_raw_fd())).unwrap_or_default();
+        let lines: Vec<u8> = (0..self.logged).flat_map(line).collect();
+        log == lines
     }
 
     /// Through the file alone.
@@ -177,6 +199,7 @@ impl Shared {
         check(seals(&self.file).is_empty(), "seals that were not there");
         let grown = fs::read(format!("/proc/self/fd/{}", self.growing.as_raw_fd())).unwrap_or_default();
         check(grown == self.grown, "a memfd that was cut off and extended");
+        check(self.log_is_right(), "a memfd that was appended to");
         // SAFETY: a mapped page.
         let closed = unsafe { std::slice::from_raw_parts(self.closed, 11) };
         check(closed == b"only mapped", "a memfd that is only mapped");

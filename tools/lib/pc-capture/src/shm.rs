@@ -372,7 +372,8 @@ impl Session<'_> {
             let spans: Vec<Span> =
                 content.iter().map(|&(start, end)| Span { start, end, readable: true, how }).collect();
             let plan = CopyPlan { pid, space: object.id, running, patching, cancel: self.cancel };
-            all.push(pages::copy_file(plan, &object.file, &spans, &mut object.hashes, &mut self.sink)?);
+            let file = (&object.file, object.state.size);
+            all.push(pages::copy_file(plan, file, &spans, &mut object.hashes, &mut self.sink)?);
         }
         all.iter().for_each(|copied| self.account(copied));
         self.figures.memdump_time += micros(began);

@@ -78,15 +78,16 @@ pub fn copy(
     copy_from(plan, Origin::Process(mem), spans, hashes, sink)
 }
 
-/// The same from a file, in which addresses are offsets. Behind its end it reads as zero.
+/// The same from a file, in which addresses are offsets. Behind `len` it reads as zero, whatever is there by now: a
+/// destination that was told this length keeps no more.
 pub(crate) fn copy_file(
     plan: CopyPlan<'_>,
-    file: &File,
+    (file, len): (&File, u64),
     spans: &[Span],
     hashes: &mut Hashes,
     sink: &mut (dyn Sink + Send),
 ) -> Result<Copied> {
-    copy_from(plan, Origin::File(file), spans, hashes, sink)
+    copy_from(plan, Origin::File(file, len), spans, hashes, sink)
 }
 
 fn copy_from(

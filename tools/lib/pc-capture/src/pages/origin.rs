@@ -5,17 +5,17 @@ use std::os::unix::fs::FileExt;
 
 use pc_sys::mem::{ProcMem, RemoteRange, read_remote_ranges};
 
-/// A process, or a file in which addresses are offsets; behind its end it reads as zero.
+/// A process, or a file in which addresses are offsets, as far as a length; behind that, and behind its end, it reads as zero.
 #[derive(Debug)]
 pub enum Origin<'a> {
     Process(ProcMem),
-    File(&'a File),
+    File(&'a File, u64),
 }
 
 impl Origin<'_> {
     /// As many bytes of the ranges as can be read at once; the rest is read page by page.
     pub fn read_fast(&self, pid: i32, ranges: &[RemoteRange], buf: &mut [u8]) -> std::io::Result<usize> {
-        let Self::File(file) = self else {
+        let Self::File(file, len) = self else {
             return match read_remote_ranges(pid, ranges, buf) {
                 Err(err) if err.raw_os_error() == Some(libc::EFAULT) => Ok(0),
                 read => read,
@@ -23,7 +23,8 @@ impl Origin<'_> {
         };
         let mut done = 0;
         for range in ranges {
-            let got = file.read_at(&mut buf[done..done + range.len], range.addr)?;
+            let room = room(range.addr, range.len, *len);
+            let got = file.read_at(&mut buf[done..done + room], range.addr)?;
             done += got;
             if got < range.len {
                 break;
@@ -35,10 +36,11 @@ impl Origin<'_> {
     pub fn read_page(&self, addr: u64, page: &mut [u8]) -> std::io::Result<()> {
         match self {
             Self::Process(mem) => mem.read(addr, page),
-            Self::File(file) => {
+            Self::File(file, len) => {
+                let room = room(addr, page.len(), *len);
                 let mut done = 0;
-                while done < page.len() {
-                    match file.read_at(&mut page[done..], addr + done as u64)? {
+                while done < room {
+                    match file.read_at(&mut page[done..room], addr + done as u64)? {
                         0 => break,
                         more => done += more,
                     }
@@ -48,4 +50,9 @@ impl Origin<'_> {
             }
         }
     }
+}
+
+/// How many of `wanted` bytes at an address lie before `len`.
+fn room(addr: u64, wanted: usize, len: u64) -> usize {
+    usize::try_from(len.saturating_sub(addr)).map_or(wanted, |room| room.min(wanted))
 }
