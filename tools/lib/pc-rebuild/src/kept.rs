@@ -258,6 +258,64 @@ mod tests {
         assert!(matches!(refused, Err(RebuildError::Contradiction(_))));
     }
 
+    /// Against the same with a plain array, whatever comes in whatever order.
+    #[test]
+    fn what_is_kept_is_what_one_after_the_other_would_have_made() {
+        const PAGES: u64 = 24;
+        let mut seed = 5u64;
+        let mut random = |n: u64| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) % n
+        };
+        for _ in 0..300 {
+            let (mut kept, mut model) = (Kept::default(), vec![None; PAGES as usize]);
+            for step in 1..60u8 {
+                let (first, count) = (random(PAGES), 1 + random(6));
+                let range = first..(first + count).min(PAGES);
+                let ranges = [(range.start * PAGE_SIZE, range.end * PAGE_SIZE)];
+                let hit = &mut model[range.start as usize..range.end as usize];
+                match random(5) {
+                    0 => {
+                        kept.forget(&ranges);
+                        hit.fill(None);
+                    }
+                    1 => {
+                        kept.zero(&ranges);
+                        hit.fill(Some([0; PAGE]));
+                    }
+                    2 => {
+                        kept.pages(pages(ranges[0].0, range.end - range.start, step));
+                        hit.fill(Some([step; PAGE]));
+                    }
+                    _ => {
+                        let at = random(4096) as usize;
+                        let bytes = vec![step; 1 + random(4096 - at as u64) as usize];
+                        for (i, page) in (range.start..).zip(hit) {
+                            let patched = kept.patch(&patches(&[(i * PAGE_SIZE + at as u64, &bytes)]));
+                            assert_eq!(patched.is_ok(), page.is_some());
+                            if let Some(page) = page {
+                                page[at..at + bytes.len()].copy_from_slice(&bytes);
+                            }
+                        }
+                    }
+                }
+            }
+            let mut got = vec![None; PAGES as usize];
+            for (start, end) in kept.zero_ranges() {
+                got[(start / PAGE_SIZE) as usize..(end / PAGE_SIZE) as usize].fill(Some([0; PAGE]));
+            }
+            for part in kept.into_parts() {
+                let addrs =
+                    part.runs.iter().flat_map(|run| (run.addr..).step_by(PAGE).take(run.pages as usize));
+                for (addr, bytes) in addrs.zip(part.data().chunks(PAGE)) {
+                    let before = got[(addr / PAGE_SIZE) as usize].replace(bytes.try_into().unwrap());
+                    assert!(before.is_none(), "{addr:#x} is kept twice");
+                }
+            }
+            assert!(got == model);
+        }
+    }
+
     #[test]
     fn a_record_is_let_go_with_the_last_of_its_pages() {
         let mut kept = Kept::default();
