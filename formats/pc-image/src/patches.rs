@@ -32,7 +32,9 @@ pub(crate) fn check(patches: &[Patch], data_len: usize) -> Result<(), String> {
         if patch.addr < behind {
             return Err(format!("patches that do not ascend: {:#x} behind {behind:#x}", patch.addr));
         }
-        behind = patch.addr.checked_add(len).ok_or("a patch at the end of the address space")?;
+        // A page that ends where addresses do has no end to be told of; nor has one of Pages.
+        patch.page().checked_add(PAGE_SIZE).ok_or("a patch at the end of the address space")?;
+        behind = patch.addr + len;
         total += len;
     }
     if total != data_len as u64 || patches.is_empty() {
@@ -57,4 +59,36 @@ pub(crate) fn decode(payload: Vec<u8>) -> Result<Patches, String> {
     let data_offset = HEAD + table.len();
     check(&patches, payload.len() - data_offset)?;
     Ok(Patches { space: SpaceId(space), patches, payload, data_offset })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::patched_pages;
+
+    fn patch(addr: u64) -> Patch {
+        Patch { addr, len: 1 }
+    }
+
+    #[test]
+    fn the_last_page_of_all_addresses_has_no_end_and_no_patch() {
+        const LAST: u64 = u64::MAX / PAGE_SIZE * PAGE_SIZE;
+        let before = patch(LAST - 1);
+        assert_eq!(check(&[before], 1), Ok(()));
+        assert_eq!(patched_pages(&[before]), [(LAST - PAGE_SIZE, LAST)]);
+        for last in [LAST, LAST + 9, u64::MAX - 1, u64::MAX] {
+            assert!(check(&[before, patch(last)], 2).is_err(), "{last:#x}");
+        }
+    }
+
+    #[test]
+    fn patches_lie_in_a_page_each_ascend_and_have_bytes() {
+        let of = |addr, len| Patch { addr, len };
+        assert_eq!(check(&[of(0x1000, 4096), of(0x2001, 4095)], 8191), Ok(()));
+        assert!(check(&[of(0x1001, 4096)], 4096).is_err());
+        assert!(check(&[of(0x1000, 0)], 0).is_err());
+        assert!(check(&[of(0x1000, 2), of(0x1001, 2)], 4).is_err());
+        assert!(check(&[of(0x1000, 2)], 3).is_err());
+        assert!(check(&[], 0).is_err());
+    }
 }
