@@ -1,6 +1,6 @@
 //! `--search`, `--search-text`: where bytes occur in page data.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 
 use memchr::memmem::Finder;
@@ -23,7 +23,7 @@ pub struct Search {
     /// By space and page: how many bytes of the needle's front are missing before the page.
     backs: HashMap<(SpaceId, u64), Vec<u16>>,
     /// By space and page: its bytes.
-    kept: HashMap<(SpaceId, u64), Vec<u8>>,
+    kept: BTreeMap<(SpaceId, u64), Vec<u8>>,
     /// Patched pages that were not kept, so that they could not be searched.
     pub missed: u64,
 }
@@ -31,7 +31,7 @@ pub struct Search {
 impl Search {
     pub fn new(needle: &Needle) -> Self {
         let finder = Finder::new(&needle.0).into_owned();
-        Self { finder, fronts: HashMap::new(), backs: HashMap::new(), kept: HashMap::new(), missed: 0 }
+        Self { finder, fronts: HashMap::new(), backs: HashMap::new(), kept: BTreeMap::new(), missed: 0 }
     }
 
     /// Searches an item; prints each place with the round that completed it.
@@ -39,9 +39,7 @@ impl Search {
         let round = model.rounds.last().map_or(0, |round| round.number);
         let found = match item {
             Item::Pages(pages) => {
-                if round > 0 {
-                    self.keep_pages(pages);
-                }
+                self.keep_pages(pages, round > 0);
                 self.pages(pages)
             }
             Item::Patches(patches) => self.patches(patches),
@@ -60,11 +58,18 @@ impl Search {
             .try_for_each(|(space, addr)| writeln!(out, "space {} {addr:#014x} round {round}", space.0))
     }
 
-    fn keep_pages(&mut self, pages: &Pages) {
+    /// Keeps pages, or only lets go what they replace.
+    fn keep_pages(&mut self, pages: &Pages, keep: bool) {
+        if !keep && self.kept.is_empty() {
+            return;
+        }
         let page = PAGE_SIZE as usize;
         let addrs = pages.runs.iter().flat_map(|run| (run.addr..).step_by(page).take(run.pages as usize));
         for (addr, bytes) in addrs.zip(pages.data().chunks_exact(page)) {
-            self.kept.insert((pages.space, addr), bytes.to_vec());
+            match keep {
+                true => drop(self.kept.insert((pages.space, addr), bytes.to_vec())),
+                false => drop(self.kept.remove(&(pages.space, addr))),
+            }
         }
     }
 
@@ -140,7 +145,10 @@ impl Search {
         };
         self.fronts.retain(|at, _| !gone(at));
         self.backs.retain(|at, _| !gone(at));
-        self.kept.retain(|at, _| !gone(at));
+        for (start, end) in ranges.iter().filter(|(start, end)| start < end) {
+            let hit = self.kept.range((space, *start)..(space, *end)).map(|(at, _)| *at);
+            hit.collect::<Vec<_>>().iter().for_each(|at| drop(self.kept.remove(at)));
+        }
     }
 }
 
@@ -172,6 +180,17 @@ mod tests {
         [text.to_vec(), vec![0; 4096 - text.len()]].concat()
     }
 
+    fn begin(number: u32) -> pc_image::RoundBegin {
+        let clocks = pc_image::Clocks {
+            realtime: 0,
+            monotonic: 0,
+            boottime: 0,
+            monotonic_offset: 0,
+            boottime_offset: 0,
+        };
+        pc_image::RoundBegin { number, last: false, clocks }
+    }
+
     fn search(text: &str, items: &[Item]) -> String {
         search_in(&mut Model::default(), text, items).1
     }
@@ -192,15 +211,7 @@ mod tests {
     #[test]
     fn a_text_that_a_patch_completes_is_found_and_what_it_leaves_is_not_told_again() {
         let mut model = Model::default();
-        let clocks = pc_image::Clocks {
-            realtime: 0,
-            monotonic: 0,
-            boottime: 0,
-            monotonic_offset: 0,
-            boottime_offset: 0,
-        };
-        let begin = pc_image::RoundBegin { number: 1, last: false, clocks };
-        model.item(Item::Record(Box::new(Record::RoundBegin(begin))));
+        model.item(Item::Record(Box::new(Record::RoundBegin(begin(1)))));
         let items = [
             pages(0x1000, &[beginning(b"nXXdle needle"), beginning(b"le")].concat()),
             patches(&[(0x1001, b"ee"), (0x1ffc, b"need"), (0x2f00, b"needle")]),
@@ -212,6 +223,21 @@ mod tests {
         assert_eq!(search.missed, 0);
         let (search, found) = search_in(&mut Model::default(), "needle", &items);
         assert_eq!((search.missed, found), (3, at(0x1007).replace("round 1", "round 0")));
+    }
+
+    #[test]
+    fn a_page_that_came_anew_in_the_first_round_of_another_segment_is_not_the_one_kept_before() {
+        let mut model = Model::default();
+        let mut search = Search::new(&Needle(b"needle".to_vec()));
+        let mut out = Vec::new();
+        let mut round = |number, items: &[Item]| {
+            model.item(Item::Record(Box::new(Record::RoundBegin(begin(number)))));
+            items.iter().for_each(|item| search.item(item, &model, &mut out).unwrap());
+        };
+        round(1, &[pages(0x1000, &beginning(b"need"))]);
+        round(0, &[pages(0x1000, &beginning(b"work"))]);
+        round(1, &[patches(&[(0x1004, b"le")])]);
+        assert_eq!((search.missed, String::from_utf8(out).unwrap()), (1, String::new()));
     }
 
     #[test]
