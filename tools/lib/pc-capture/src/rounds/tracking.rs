@@ -238,9 +238,11 @@ impl Tracking {
             if found.map_err(|err| failed(self.pid, err))? == Found::Tracked {
                 self.note_runs(vma, &runs, Pass::Round, scan);
             } else {
-                // A mapping that was replaced this very moment: the next round tells of its pages.
+                // It, or a part of it, was replaced this very moment. The next round tells of the pages of what is new;
+                // but what is left of it is tracked and may not be written again, so all is sent.
                 scan.fresh.insert(vma.start, vma.end);
                 self.hashes.forget((vma.start, vma.end));
+                self.send_all(vma, scan)?;
             }
             self.runs = runs;
         }
@@ -323,8 +325,17 @@ impl Tracking {
     }
 
     fn by_hash(&mut self, vma: &Vma, scan: &mut Scan) -> Result<()> {
+        self.all_pages(vma, How::Compare, scan)
+    }
+
+    fn send_all(&mut self, vma: &Vma, scan: &mut Scan) -> Result<()> {
+        let how = if self.direct == Direct::Hashed { How::Note } else { How::Send };
+        self.all_pages(vma, how, scan)
+    }
+
+    fn all_pages(&mut self, vma: &Vma, how: How, scan: &mut Scan) -> Result<()> {
         let mut found = memory::present(self.pid, &self.pagemap, std::slice::from_ref(vma))?;
-        found.spans.iter_mut().for_each(|span| span.how = How::Compare);
+        found.spans.iter_mut().for_each(|span| span.how = how);
         found.spans.iter().for_each(|span| push_range(&mut scan.content, (span.start, span.end)));
         scan.found.spans.append(&mut found.spans);
         scan.found.guards.append(&mut found.guards);
