@@ -44,10 +44,10 @@ impl Uffd {
 
 impl Uffd {
     /// Scans into `self.regions`; without guard pages on a kernel before 6.15, which knows none.
-    fn query(&mut self, range: Range, hidden: PageIs, flags: ScanFlags) -> std::io::Result<()> {
-        match self.query_with(range, hidden, PageIs::GUARD, flags) {
+    fn query(&mut self, range: Range, what: What, flags: ScanFlags) -> std::io::Result<()> {
+        match self.query_with(range, what, PageIs::GUARD, flags) {
             Err(err) if err.raw_os_error() == Some(libc::EINVAL) => {
-                self.query_with(range, hidden, PageIs::empty(), flags)
+                self.query_with(range, what, PageIs::empty(), flags)
             }
             done => done,
         }
@@ -56,23 +56,24 @@ impl Uffd {
     fn query_with(
         &mut self,
         (start, end): Range,
-        hidden: PageIs,
+        what: What,
         guard: PageIs,
         flags: ScanFlags,
     ) -> std::io::Result<()> {
         // The any-of mask keeps the walk from building page tables where nothing ever was. The kernel write-protects
         // only what is written, so matching the rest as well costs nothing.
         let content = PageIs::PRESENT | PageIs::SWAPPED | guard;
-        let report = PageIs::WRITTEN | PageIs::WPALLOWED | guard;
-        let query = Query::any_of(content, report).without(hidden).flags(flags);
+        let report = PageIs::WRITTEN | PageIs::WPALLOWED | guard | doubtful(what);
+        let query = Query::any_of(content, report).without(hidden(what)).flags(flags);
         self.pagemap.scan(start, end, query, &mut self.regions)
     }
 
-    fn tell(&self, out: &mut Vec<Run>) {
+    fn tell(&self, what: What, out: &mut Vec<Run>) {
+        let written = PageIs::WRITTEN | doubtful(what);
         out.extend(self.regions.iter().map(|region| Run {
             start: region.start,
             end: region.end,
-            written: region.categories & PageIs::WRITTEN.bits() != 0,
+            written: region.categories & written.bits() != 0,
             guard: region.categories & PageIs::GUARD.bits() != 0,
             tracked: region.categories & PageIs::WPALLOWED.bits() != 0,
         }));
@@ -118,8 +119,8 @@ impl Tracker for Uffd {
     ) -> Result<Found, TrackError> {
         let flags =
             if clear { ScanFlags::CHECK_WPASYNC | ScanFlags::WP_MATCHING } else { ScanFlags::CHECK_WPASYNC };
-        match self.query(range, hidden(what), flags) {
-            Ok(()) => self.tell(out),
+        match self.query(range, what, flags) {
+            Ok(()) => self.tell(what, out),
             Err(err) if err.raw_os_error() == Some(libc::EPERM) => return Ok(Found::Lost),
             Err(err) => return Err(TrackError::Kernel { what: "scanning for written pages", source: err }),
         }
@@ -130,9 +131,9 @@ impl Tracker for Uffd {
     fn survey(&mut self, mappings: &[(Range, What)], out: &mut Vec<Run>) -> Result<(), TrackError> {
         for alike in mappings.chunk_by(|a, b| a.1 == b.1) {
             let (first, last) = (alike[0], alike[alike.len() - 1]);
-            self.query((first.0.0, last.0.1), hidden(first.1), ScanFlags::empty())
+            self.query((first.0.0, last.0.1), first.1, ScanFlags::empty())
                 .map_err(kernel("scanning for written pages"))?;
-            self.tell(out);
+            self.tell(first.1, out);
         }
         Ok(())
     }
@@ -155,6 +156,15 @@ impl Tracker for Uffd {
             at = next;
         }
         Ok(())
+    }
+}
+
+/// Pages that may have changed though they do not count as written: where a page of a private file mapping was dropped
+/// (`MADV_DONTNEED`), the kernel leaves a mark that it was write-protected, which looks like a page in swap, unwritten.
+fn doubtful(what: What) -> PageIs {
+    match what {
+        What::Anonymous => PageIs::empty(),
+        What::PrivateFile => PageIs::SWAPPED,
     }
 }
 
