@@ -87,10 +87,16 @@ fn patches_are_of_pages_that_were_sent_in_another_round_and_still_are() {
     let page = (0x2000, 0x3000);
     assert_eq!(patched(|_| {}, 0x2000), "");
     assert_eq!(patched(|w| w.record(&zero((0x1000, 0x2000))).unwrap(), 0x2ffd), "");
-    assert!(patched(|_| {}, 0x3000).contains("never sent or are gone"));
+    assert!(patched(|_| {}, 0x3000).contains("not sent or are gone"));
     assert!(patched(|w| w.record(&zero(page)).unwrap(), 0x2000).contains("twice in one round"));
+    let zeroed = |w: &mut Writer<Vec<u8>>| {
+        w.record(&zero(page)).unwrap();
+        end_round(w, 1);
+        w.record(&Record::RoundBegin(RoundBegin { number: 2, last: false, clocks: clocks(0) })).unwrap();
+    };
+    assert!(patched(zeroed, 0x2000).contains("not sent or are gone"));
     let zap = Record::Zap(Zap { space: SpaceId(0), ranges: vec![page] });
-    assert!(patched(|w| w.record(&zap).unwrap(), 0x2000).contains("never sent or are gone"));
+    assert!(patched(|w| w.record(&zap).unwrap(), 0x2000).contains("not sent or are gone"));
     assert!(patched(|w| w.record(&change(vec![page], vec![])).unwrap(), 0x2000).contains("or are gone"));
     let gone = Record::SpaceGone(SpaceId(0));
     assert!(patched(|w| w.record(&gone).unwrap(), 0x2000).contains("nobody announced"));

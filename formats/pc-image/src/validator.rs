@@ -94,7 +94,7 @@ pub struct Validator {
     threads: HashSet<(TaskId, u32)>,
     /// Pages of this round by space.
     seen: HashMap<SpaceId, Ranges>,
-    /// Pages that were sent, in whatever round, and are still there: those that can be patched.
+    /// Pages that were sent with their bytes, in whatever round, and still hold them: those that can be patched.
     held: HashMap<SpaceId, Ranges>,
 }
 
@@ -192,7 +192,7 @@ impl Validator {
             Record::ZeroPages(zero) => {
                 check_ranges(&zero.ranges)?;
                 self.mark(zero.space, &zero.ranges)?;
-                self.hold(zero.space, &zero.ranges);
+                self.drop_pages(zero.space, &zero.ranges);
                 self.count(Counts { zero_pages: range_pages(&zero.ranges), ..Counts::default() })?;
             }
             Record::MmState(state) => {
@@ -324,7 +324,8 @@ impl Validator {
         let ranges: Vec<_> =
             pages.runs.iter().map(|run| (run.addr, run.addr + run.pages * PAGE_SIZE)).collect();
         self.mark(pages.space, &ranges)?;
-        self.hold(pages.space, &ranges);
+        let held = self.held.entry(pages.space).or_default();
+        ranges.iter().for_each(|(start, end)| held.insert(*start, *end));
         self.count(Counts { pages: range_pages(&ranges), ..Counts::default() })
     }
 
@@ -337,7 +338,7 @@ impl Validator {
         self.mark(patches.space, &ranges)?;
         let held = self.held.entry(patches.space).or_default();
         if let Some((start, end)) = ranges.iter().find(|(start, end)| !held.contains(*start, *end)) {
-            return Err(format!("patches of pages of {start:#x}-{end:#x} that were never sent or are gone"));
+            return Err(format!("patches of pages of {start:#x}-{end:#x} that were not sent or are gone"));
         }
         self.count(Counts { patched_pages: range_pages(&ranges), ..Counts::default() })
     }
@@ -345,11 +346,6 @@ impl Validator {
     fn count(&mut self, more: Counts) -> Result<(), String> {
         self.counts = self.counts.checked_add(more).ok_or(UNCOUNTABLE)?;
         Ok(())
-    }
-
-    fn hold(&mut self, space: SpaceId, ranges: &[(u64, u64)]) {
-        let held = self.held.entry(space).or_default();
-        ranges.iter().for_each(|(start, end)| held.insert(*start, *end));
     }
 
     fn drop_pages(&mut self, space: SpaceId, ranges: &[(u64, u64)]) {

@@ -282,6 +282,7 @@ pub fn stream() -> Vec<u8> {
     let data = vec![0xab; 2 * 4096];
     let runs = [PageRun { addr: 0x1000, pages: 1 }, PageRun { addr: 0x4000, pages: 1 }];
     w.pages(SpaceId(0), &runs, &[&data]).unwrap();
+    w.pages(SpaceId(0), &[PageRun { addr: 0x7000, pages: 2 }], &[&data]).unwrap();
     w.pages(SpaceId(2), &[PageRun { addr: 0, pages: 2 }], &[&data]).unwrap();
     end_round(&mut w, 0);
     let mut put = |record: Record| w.record(&record).unwrap();
@@ -299,7 +300,7 @@ pub fn stream() -> Vec<u8> {
     put(Record::Zap(Zap { space: SpaceId(0), ranges: vec![(0x4000, 0x5000)] }));
     w.pages(SpaceId(0), &[PageRun { addr: 0x1000, pages: 1 }], &[&data[..4096]]).unwrap();
     let patch = |addr, len| Patch { addr, len };
-    w.patches(SpaceId(0), &[patch(0x5003, 2), patch(0x6fff, 1)], b"abc").unwrap();
+    w.patches(SpaceId(0), &[patch(0x7003, 2), patch(0x8fff, 1)], b"abc").unwrap();
     w.patches(SpaceId(2), &[patch(0, 1), patch(0x1010, 3)], b"defg").unwrap();
     open_files().into_iter().chain(states()).for_each(|record| w.record(&record).unwrap());
     end_round(&mut w, 1);

@@ -10,7 +10,7 @@ use pc_image::{
     SpaceId, SpaceKind, Task, Vma,
 };
 use pc_trace::{SeizeOptions, Tracees};
-use pc_track::Hashes;
+use pc_track::{Hashes, Room};
 
 use crate::check::{Target, child_of, has_child, preflight, tids};
 use crate::error::{CaptureError, Context, Result, Unsupported};
@@ -19,7 +19,7 @@ use crate::frozen::Tracked;
 use crate::machine;
 use crate::memory::{self, Span};
 use crate::openfile::{self, Captured, Descriptor, Fds};
-use crate::pages::{self, CopyPlan, Patching};
+use crate::pages::{self, CopyPlan, Patched, Patching};
 use crate::procfs::Status;
 use crate::restart::Waits;
 use crate::rounds::Pace;
@@ -55,8 +55,8 @@ pub(crate) struct Session<'a> {
     pub waits: Waits,
     /// Of the round that is being sent.
     pub counts: Counts,
-    /// Bytes of patches in that round.
-    pub patch_bytes: u64,
+    /// What patching came to in that round.
+    pub patched: Patched,
     pub figures: Figures,
 }
 
@@ -91,7 +91,7 @@ impl<'a> Session<'a> {
             gone_objects: Vec::new(),
             waits: Waits::default(),
             counts: Counts::default(),
-            patch_bytes: 0,
+            patched: Patched::default(),
             figures: Figures::default(),
         })
     }
@@ -236,7 +236,7 @@ impl<'a> Session<'a> {
     /// Copies pages; `running` and `patching` as in [`CopyPlan`].
     pub fn copy(&mut self, spans: &[Span], running: bool, patching: Patching) -> Result<()> {
         let plan = CopyPlan { pid: self.target.pid, space: SPACE, running, patching, cancel: self.cancel };
-        let mut none = Hashes::new(0);
+        let mut none = Hashes::new(0, &Room::default());
         let hashes = self.tracking.0.as_mut().map_or(&mut none, |tracking| &mut tracking.hashes);
         let began = Instant::now();
         let copied = pages::copy(plan, spans, hashes, &mut self.sink)?;
@@ -248,12 +248,12 @@ impl<'a> Session<'a> {
     /// A round begins.
     pub fn begin_counting(&mut self) {
         self.counts = Counts::default();
-        self.patch_bytes = 0;
+        self.patched = Patched::default();
     }
 
     /// Of the round that was sent since.
     pub fn round_figures(&self, round: u32, began: Instant) -> RoundFigures {
-        let Self { counts, patch_bytes, .. } = *self;
+        let (counts, patch_bytes) = (self.counts, self.patched.bytes);
         RoundFigures { round, counts, patch_bytes, elapsed_us: micros(began), ..RoundFigures::default() }
     }
 
@@ -261,7 +261,7 @@ impl<'a> Session<'a> {
         self.counts.pages += copied.counts.pages;
         self.counts.patched_pages += copied.counts.patched_pages;
         self.counts.zero_pages += copied.counts.zero_pages;
-        self.patch_bytes += copied.patch_bytes;
+        self.patched.add(copied.patched);
         self.figures.pages_skipped += copied.unchanged;
         self.figures.memwrite_time += copied.write_us;
     }

@@ -22,16 +22,16 @@ use nix::unistd::{Whence, lseek};
 use pc_image::{
     Backing, OpenFileKind, PAGE_SIZE, Ranges, Record, ShmFile, ShmState, Sink, Space, SpaceId, SpaceKind, Zap,
 };
-use pc_track::Hashes;
+use pc_track::{Hashes, Room};
 
 use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
 use crate::figures::micros;
 use crate::memory::{How, Span};
 use crate::openfile::{Descriptor, Fds};
-use crate::pages::{self, CopyPlan, Patching};
+use crate::pages::{self, Copied, CopyPlan, Patching};
 use crate::procfs::{Area, parse_maps};
 use crate::regular::device;
-use crate::rounds::seed;
+use crate::rounds::{Left, seed};
 use crate::session::Session;
 use crate::task::SPACE;
 
@@ -77,8 +77,10 @@ pub(crate) struct Objects {
     /// By inode number.
     known: BTreeMap<u64, Object>,
     next: u32,
-    /// Pages that the last pass sent.
-    last_sent: u64,
+    /// Pages that the last pass sent or patched, and the bytes that these took.
+    last_sent: (u64, u64),
+    /// For hashes of blocks.
+    pub room: Room,
 }
 
 impl Objects {
@@ -86,7 +88,14 @@ impl Objects {
     pub fn new(pid: i32) -> Self {
         let own = memfd_create(c"pc-dump", MFdFlags::MFD_CLOEXEC).map(File::from);
         let device = own.ok().and_then(|own| own.metadata().ok()).map(|meta| device(meta.dev()));
-        Self { pid, device, known: BTreeMap::new(), next: SPACE.0 + 1, last_sent: 0 }
+        Self {
+            pid,
+            device,
+            known: BTreeMap::new(),
+            next: SPACE.0 + 1,
+            last_sent: (0, 0),
+            room: Room::default(),
+        }
     }
 
     fn takes(&self, device: (u32, u32), name: &[u8]) -> bool {
@@ -148,7 +157,7 @@ impl Objects {
             content: Vec::new(),
             zaps: Vec::new(),
             sent: Ranges::default(),
-            hashes: Hashes::new(seed()),
+            hashes: Hashes::new(seed(), &self.room),
         })
     }
 
@@ -203,10 +212,16 @@ impl Objects {
         held.map(|meta| meta.blocks() * 512).sum()
     }
 
-    /// Bytes that a stop would have to read, and those that the last pass had to send.
-    pub fn left(&self) -> (u64, u64) {
+    /// Bytes that a stop would have to read.
+    pub fn compared(&self) -> u64 {
         let sent = self.known.values().flat_map(|object| object.sent.ranges());
-        (sent.map(|(start, end)| end - start).sum(), self.last_sent * PAGE_SIZE)
+        sent.map(|(start, end)| end - start).sum()
+    }
+
+    /// As much as in the last pass will have to be sent again.
+    pub fn left(&self) -> Left {
+        let (pages, to_send) = self.last_sent;
+        Left { written: pages * PAGE_SIZE, to_send }
     }
 
     /// Reads what the objects are now. Gives those that are no more and that the destination knows.
@@ -380,8 +395,10 @@ impl Session<'_> {
         if !running {
             self.figures.stop.copy += micros(began);
         }
-        let sent = all.iter().map(|c| c.counts.pages + c.counts.patched_pages + c.counts.zero_pages).sum();
-        self.target.files.objects.last_sent = sent;
+        let sum = |of: fn(&Copied) -> u64| all.iter().map(of).sum::<u64>();
+        let pages = sum(|copied| copied.counts.pages + copied.counts.patched_pages);
+        let bytes = sum(|copied| copied.counts.pages * PAGE_SIZE + copied.patched.bytes);
+        self.target.files.objects.last_sent = (pages, bytes);
         Ok(())
     }
 }
@@ -415,7 +432,7 @@ mod tests {
             content: Vec::new(),
             zaps: Vec::new(),
             sent: Ranges::default(),
-            hashes: Hashes::new(seed()),
+            hashes: Hashes::new(seed(), &Room::default()),
         };
         let page = [7; PAGE_SIZE as usize];
         for addr in [0, PAGE_SIZE] {

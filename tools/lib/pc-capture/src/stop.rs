@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use pc_image::{FdTable, MmState, OpenFile, Record, RoundBegin, SigTable, Sink, TaskState, Thread, Vma};
 use pc_trace::{Remote, Tid, Tracees};
-use pc_track::Hashes;
+use pc_track::{Hashes, Room};
 
 use crate::check::Target;
 use crate::error::{Context, Result};
@@ -127,7 +127,7 @@ impl Session<'_> {
         let cancel: &AtomicBool = cancel;
         let plan =
             CopyPlan { pid: target.pid, space: SPACE, running: false, patching: Patching::Last, cancel };
-        let mut none = Hashes::new(0);
+        let mut none = Hashes::new(0, &Room::default());
         let hashes = tracking.0.as_mut().map_or(&mut none, |tracking| &mut tracking.hashes);
         let stop = &mut figures.stop;
         let (state, copied, time) = std::thread::scope(|scope| {

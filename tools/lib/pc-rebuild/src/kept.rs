@@ -32,24 +32,18 @@ struct Record {
 impl Kept {
     /// Keeps pages with their bytes. A record whose data are shorter than its runs is kept as far as it goes.
     pub fn pages(&mut self, pages: Pages) {
-        let room = pages.data().len() / PAGE;
-        let addrs =
-            pages.runs.iter().flat_map(|r| (0..r.pages).map(move |i| r.addr.wrapping_add(i * PAGE_SIZE)));
-        let addrs: Vec<u64> = addrs.take(room).collect();
-        self.keep(pages.payload, addrs.iter().copied().zip((pages.data_offset..).step_by(PAGE)));
-    }
-
-    /// Keeps pages, each at an offset of a payload.
-    fn keep(&mut self, payload: Vec<u8>, places: impl Iterator<Item = (u64, usize)>) {
-        let number = self.count;
-        self.count += 1;
-        self.records.insert(number, Record { payload, pages: 0 });
-        for (addr, offset) in places {
+        let Pages { runs, payload, data_offset, .. } = pages;
+        let room = (payload.len() - data_offset) / PAGE;
+        let addrs = runs.iter().flat_map(|r| (0..r.pages).map(move |i| r.addr.wrapping_add(i * PAGE_SIZE)));
+        let mut kept = 0;
+        for (addr, offset) in addrs.take(room).zip((data_offset..).step_by(PAGE)) {
             self.forget_page(addr);
             self.zero.remove(addr, addr.saturating_add(PAGE_SIZE));
-            self.pages.insert(addr, (number, offset));
-            self.records.entry(number).and_modify(|record| record.pages += 1);
+            self.pages.insert(addr, (self.count, offset));
+            kept += 1;
         }
+        self.records.insert(self.count, Record { payload, pages: kept });
+        self.count += 1;
     }
 
     /// Keeps pages of zeroes.
@@ -62,9 +56,6 @@ impl Kept {
     pub fn patch(&mut self, patches: &Patches) -> Result<(), RebuildError> {
         for (patch, bytes) in patches.iter() {
             let page = patch.page();
-            if self.zero.contains(page, page + PAGE_SIZE) {
-                self.keep(vec![0; PAGE], std::iter::once((page, 0)));
-            }
             let place = self.pages.get(&page);
             let place = place.and_then(|(number, at)| Some((self.records.get_mut(number)?, *at)));
             let Some((record, at)) = place else {
@@ -234,19 +225,16 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_changes_the_page_that_was_kept_last_and_zeroes_too() {
+    fn a_patch_changes_the_page_that_was_kept_last() {
         let mut kept = Kept::default();
         kept.pages(pages(0x1000, 2, 1));
         kept.pages(pages(0x2000, 1, 2));
-        kept.zero(&[(0x3000, 0x5000)]);
-        kept.patch(&patches(&[(0x1fff, b"a"), (0x2000, b"bc"), (0x4001, b"d")])).unwrap();
-        kept.patch(&patches(&[(0x2001, b"e"), (0x4002, b"f")])).unwrap();
-        assert_eq!(kept.zero_ranges(), [(0x3000, 0x4000)]);
+        kept.patch(&patches(&[(0x1fff, b"a"), (0x2000, b"bc")])).unwrap();
+        kept.patch(&patches(&[(0x2001, b"e")])).unwrap();
         let parts: Vec<Part> = kept.into_parts().collect();
         let starts = |at: usize| &parts[at].data()[..4];
         assert_eq!((parts[0].data()[4094..].as_ref(), starts(0)), (&b"\x01a"[..], &[1; 4][..]));
-        assert_eq!((starts(1), starts(2)), (&b"be\x02\x02"[..], &b"\0df\0"[..]));
-        assert_eq!(parts[2].runs, [PageRun { addr: 0x4000, pages: 1 }]);
+        assert_eq!(starts(1), b"be\x02\x02");
     }
 
     #[test]
@@ -254,8 +242,11 @@ mod tests {
         let mut kept = Kept::default();
         kept.pages(pages(0x1000, 2, 1));
         kept.forget(&[(0x1000, 0x2000)]);
-        let refused = kept.patch(&patches(&[(0x1fff, b"a")]));
-        assert!(matches!(refused, Err(RebuildError::Contradiction(_))));
+        kept.zero(&[(0x3000, 0x4000)]);
+        for addr in [0x1fff, 0x3000] {
+            let refused = kept.patch(&patches(&[(addr, b"a")]));
+            assert!(matches!(refused, Err(RebuildError::Contradiction(_))));
+        }
     }
 
     /// Against the same with a plain array, whatever comes in whatever order.
@@ -292,6 +283,7 @@ mod tests {
                         let bytes = vec![step; 1 + random(4096 - at as u64) as usize];
                         for (i, page) in (range.start..).zip(hit) {
                             let patched = kept.patch(&patches(&[(i * PAGE_SIZE + at as u64, &bytes)]));
+                            let page = page.as_mut().filter(|page| **page != [0; PAGE]);
                             assert_eq!(patched.is_ok(), page.is_some());
                             if let Some(page) = page {
                                 page[at..at + bytes.len()].copy_from_slice(&bytes);

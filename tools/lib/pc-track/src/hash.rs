@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use crate::blocks::Blocks;
+use crate::blocks::{Blocks, Room};
 
 /// Pages that a chunk of the table holds.
 const CHUNK: u64 = 512;
@@ -21,9 +21,9 @@ pub struct Hashes {
 }
 
 impl Hashes {
-    /// An empty table; `seed` should be random.
-    pub fn new(seed: u64) -> Self {
-        Self { seed, blocks: Blocks::new(seed), chunks: HashMap::new() }
+    /// An empty table; `seed` should be random. `room` is shared with all tables of the process.
+    pub fn new(seed: u64, room: &Room) -> Self {
+        Self { seed, blocks: Blocks::new(seed, room.clone()), chunks: HashMap::new() }
     }
 
     /// Takes note of a page that is about to be sent, or was just read: whether it differs from what was noted before
@@ -41,6 +41,11 @@ impl Hashes {
     /// are now from here on, if there is room for them. A page must not be sent without being learned and then be asked for.
     pub fn changed_blocks(&mut self, addr: u64, page: &[u8], learn: bool) -> Option<u64> {
         self.blocks.changed(addr, page, learn)
+    }
+
+    /// Of how many pages of a range the blocks are known.
+    pub fn known_pages(&self, range: (u64, u64)) -> u64 {
+        self.blocks.known(range)
     }
 
     /// Forgets what the blocks of the pages of a range were: the destination came by them in another way.
@@ -71,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_page_counts_as_changed_once_until_it_changes_again() {
-        let mut hashes = Hashes::new(7);
+        let mut hashes = Hashes::new(7, &Room::default());
         let mut page = vec![0u8; 4096];
         assert!(hashes.changed(0x5000, &page));
         assert!(!hashes.changed(0x5000, &page));
@@ -83,7 +88,7 @@ mod tests {
 
     #[test]
     fn forgotten_pages_count_as_changed_and_their_neighbours_do_not() {
-        let mut hashes = Hashes::new(7);
+        let mut hashes = Hashes::new(7, &Room::default());
         let page = [3u8; 4096];
         let pages: Vec<u64> = (500..1600).map(|n| n * PAGE).collect();
         assert!(pages.iter().all(|&p| hashes.changed(p, &page)));

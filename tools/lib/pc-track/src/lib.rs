@@ -16,7 +16,7 @@ mod hash;
 mod softdirty;
 mod uffd;
 
-pub use blocks::BLOCK;
+pub use blocks::{BLOCK, Room};
 pub use hash::Hashes;
 pub use softdirty::SoftDirty;
 pub use uffd::Uffd;

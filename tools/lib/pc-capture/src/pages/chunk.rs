@@ -44,7 +44,7 @@ impl Chunk {
         }
         copied.counts.pages += self.runs.iter().map(|run| run.pages).sum::<u64>();
         copied.counts.patched_pages += self.patched;
-        copied.patch_bytes += (self.patches.len() * PATCH_HEAD + self.patch_bytes.len()) as u64;
+        copied.patched.bytes += (self.patches.len() * PATCH_HEAD + self.patch_bytes.len()) as u64;
         copied.write_us += began.elapsed().as_micros() as u64;
         Ok(())
     }
@@ -74,11 +74,12 @@ impl Chunk {
     }
 
     /// Adds those blocks of a page (at `at` in the buffer) that have changed, the first one the lowest bit: as patches, or
-    /// the whole page where that takes about as much.
-    pub fn add_changed(&mut self, addr: u64, at: usize, changed: u64) {
+    /// the whole page where that takes about as much (true).
+    pub fn add_changed(&mut self, addr: u64, at: usize, changed: u64) -> bool {
         let starts = (changed & !(changed << 1)).count_ones() as usize;
         if changed.count_ones() as usize * BLOCK + starts * PATCH_HEAD > WORTH_IT {
-            return self.add_page(addr, at);
+            self.add_page(addr, at);
+            return true;
         }
         let mut rest = changed;
         while rest != 0 {
@@ -91,6 +92,7 @@ impl Chunk {
             rest &= !(((1 << blocks) - 1) << first);
         }
         self.patched += 1;
+        false
     }
 }
 
@@ -108,7 +110,7 @@ mod tests {
     #[test]
     fn blocks_that_follow_one_another_are_one_patch() {
         let mut chunk = chunk();
-        chunk.add_changed(0x7000, PAGE, 0b1101 | 1 << 63);
+        assert!(!chunk.add_changed(0x7000, PAGE, 0b1101 | 1 << 63));
         let patch = |at: u64, blocks: u16| Patch { addr: 0x7000 + at * 64, len: blocks * 64 };
         assert_eq!(chunk.patches, [patch(0, 1), patch(2, 2), patch(63, 1)]);
         let bytes: Vec<u8> = [64, 66, 67, 127].iter().flat_map(|byte| [*byte; BLOCK]).collect();
@@ -119,11 +121,11 @@ mod tests {
     #[test]
     fn a_page_of_which_most_has_changed_is_sent_whole() {
         let mut chunk = chunk();
-        chunk.add_changed(0x7000, 0, (1 << 47) - 1);
+        assert!(!chunk.add_changed(0x7000, 0, (1 << 47) - 1));
         assert_eq!((chunk.patched, chunk.runs.len()), (1, 0));
         for changed in [u64::MAX, (1 << 48) - 1, (u64::MAX / 3) | 0xffff_ffff] {
             chunk.clear();
-            chunk.add_changed(0x7000, 0, changed);
+            assert!(chunk.add_changed(0x7000, 0, changed));
             assert_eq!((chunk.patched, chunk.runs.len()), (0, 1), "{changed:#b}");
         }
     }

@@ -54,13 +54,39 @@ pub struct CopyPlan<'a> {
     pub cancel: &'a AtomicBool,
 }
 
+/// What came of the pages whose blocks were known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Patched {
+    /// How many there were.
+    pub known: u64,
+    /// Of these, those sent whole.
+    pub whole: u64,
+    /// Bytes of patches, with their addresses and lengths.
+    pub bytes: u64,
+}
+
+impl Patched {
+    /// Adds another pass.
+    pub fn add(&mut self, more: Self) {
+        self.known += more.known;
+        self.whole += more.whole;
+        self.bytes += more.bytes;
+    }
+
+    /// What part of a known page that was written was sent; all of it, where there was none.
+    pub fn share(&self) -> f64 {
+        let sent = (self.whole * PAGE_SIZE + self.bytes) as f64;
+        if self.known == 0 { 1.0 } else { sent / (self.known * PAGE_SIZE) as f64 }
+    }
+}
+
 /// What a copy pass did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Copied {
     /// Pages, patched pages and zero pages sent.
     pub counts: Counts,
-    /// Bytes of patches, with their addresses and lengths.
-    pub patch_bytes: u64,
+    /// What patching came to.
+    pub patched: Patched,
     /// Pages that were compared and had not changed.
     pub unchanged: u64,
     /// Microseconds spent putting.
@@ -165,4 +191,18 @@ fn put_all(
         let _ = give_back.try_send(chunk);
     }
     Ok(copied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_known_pages_is_how_much_of_them_was_sent() {
+        assert_eq!(Patched::default().share(), 1.0);
+        let mut patched = Patched { known: 4, whole: 1, bytes: 1024 };
+        assert_eq!(patched.share(), 5.0 / 16.0);
+        patched.add(Patched { known: 4, whole: 0, bytes: 3072 });
+        assert_eq!(patched.share(), 0.25);
+    }
 }

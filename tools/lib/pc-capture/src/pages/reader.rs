@@ -11,7 +11,7 @@ use crate::memory::{How, Span};
 use crate::pages::chunk::Chunk;
 use crate::pages::cutter::Cutter;
 use crate::pages::origin::Origin;
-use crate::pages::{Copied, CopyPlan, PAGE, Patching};
+use crate::pages::{Copied, CopyPlan, PAGE, Patched, Patching};
 
 /// Ranges in a record of zero pages.
 const MOST_ZERO_RANGES: usize = 4096;
@@ -26,16 +26,27 @@ pub struct Reader<'a> {
     zero: Vec<(u64, u64)>,
     zero_pages: u64,
     unchanged: u64,
+    patched: Patched,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(plan: CopyPlan<'a>, origin: Origin<'a>, hashes: &'a mut Hashes) -> Self {
-        Self { plan, origin, hashes, batch: Vec::new(), zero: Vec::new(), zero_pages: 0, unchanged: 0 }
+        Self {
+            plan,
+            origin,
+            hashes,
+            batch: Vec::new(),
+            zero: Vec::new(),
+            zero_pages: 0,
+            unchanged: 0,
+            patched: Patched::default(),
+        }
     }
 
     pub fn add_to(&self, copied: &mut Copied) {
         copied.counts.zero_pages += self.zero_pages;
         copied.unchanged += self.unchanged;
+        copied.patched.add(self.patched);
     }
 
     /// Fills a chunk; false if it is the last.
@@ -110,10 +121,12 @@ impl<'a> Reader<'a> {
             Patching::Never => None,
             how => self.hashes.changed_blocks(addr, page, how == Patching::Learn),
         };
-        match changed {
-            None => chunk.add_page(addr, at),
-            Some(0) => self.unchanged += 1,
-            Some(changed) => chunk.add_changed(addr, at, changed),
+        let Some(changed) = changed else { return chunk.add_page(addr, at) };
+        self.patched.known += 1;
+        if changed == 0 {
+            self.unchanged += 1;
+        } else {
+            self.patched.whole += u64::from(chunk.add_changed(addr, at, changed));
         }
     }
 }

@@ -12,7 +12,7 @@ pub(crate) use tracking::{Pass, Scan, Tracking, seed};
 
 use std::time::{Duration, Instant};
 
-use pc_image::{MapChange, PAGE_SIZE, Record, RoundBegin, RoundEnd, Sink, Vma, Zap};
+use pc_image::{Counts, MapChange, PAGE_SIZE, Record, RoundBegin, RoundEnd, Sink, Vma, Zap};
 use pc_trace::Tracees;
 
 use crate::error::{CaptureError, Result};
@@ -42,13 +42,23 @@ pub(crate) struct Changes {
     pub scan: Scan,
 }
 
+/// What was written since a round, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Left {
+    /// Of whole pages.
+    pub written: u64,
+    /// What will have to be sent: of pages whose blocks are known, patches.
+    pub to_send: u64,
+}
+
 impl Session<'_> {
     /// The first pause: the process stands still just long enough to have its writes tracked.
     pub(crate) fn begin_tracking(&mut self) -> Result<()> {
         let began = Instant::now();
         self.waits.look(self.target.pid);
         let mut tracees = self.freeze()?;
-        let tracking = Tracking::begin(&mut tracees, self.settings.track, self.caller)
+        let room = self.target.files.objects.room.clone();
+        let tracking = Tracking::begin(&mut tracees, self.settings.track, &room, self.caller)
             .and_then(|mut tracking| tracking.track_all(self.caller).map(|()| tracking));
         let gone = self.thaw(tracees);
         self.figures.first_pause = micros(began);
@@ -67,14 +77,13 @@ impl Session<'_> {
             // What smaps tells of mappings that were replaced or advised meanwhile is not to be asked at the stop.
             self.target.known = read_known(self.target.pid)?;
             let left = self.left()?;
-            let to_send = (left as f64 * self.share()) as u64;
-            let stop = self.foretell(to_send);
-            figures.left = Some(left);
-            figures.dirty_rate = Some((left as f64 * 1e6 / figures.elapsed_us.max(1) as f64) as u64);
+            let stop = self.foretell(left.to_send);
+            figures.left = Some(left.written);
+            figures.dirty_rate = Some((left.written as f64 * 1e6 / figures.elapsed_us.max(1) as f64) as u64);
             figures.estimated_stop_us = Some(stop.as_micros() as u64);
             self.caller.round(&figures);
             self.figures.rounds.push(figures);
-            match rule.judge(to_send, stop) {
+            match rule.judge(left.to_send, stop) {
                 Verdict::GoOn => {}
                 Verdict::GiveUp(_) => {
                     let limit = settings.downtime_limit;
@@ -224,26 +233,25 @@ impl Session<'_> {
         }
     }
 
-    fn left(&mut self) -> Result<u64> {
-        let Some(tracking) = &mut self.tracking.0 else { return Ok(0) };
-        let shared = self.target.files.objects.left().1;
-        let sent = self.counts.pages + self.counts.patched_pages;
-        let hashed = if tracking.is_hashing() { sent * PAGE_SIZE } else { shared };
-        tracking.left(&self.vmas, hashed)
-    }
-
-    /// What part of a written page was sent in the last round: of a page that is known, its patches.
-    fn share(&self) -> f64 {
-        let whole = self.counts.pages * PAGE_SIZE;
-        let written = whole + self.counts.patched_pages * PAGE_SIZE;
-        if written == 0 { 1.0 } else { (whole + self.patch_bytes) as f64 / written as f64 }
+    fn left(&mut self) -> Result<Left> {
+        let Some(tracking) = &mut self.tracking.0 else { return Ok(Left::default()) };
+        if tracking.is_hashing() {
+            // As much as in the last round.
+            let Counts { pages, patched_pages, .. } = self.counts;
+            let to_send = pages * PAGE_SIZE + self.patched.bytes;
+            return Ok(Left { written: (pages + patched_pages) * PAGE_SIZE, to_send });
+        }
+        let (written, known) = tracking.written(&self.vmas)?;
+        let patches = (known as f64 * self.patched.share()) as u64;
+        let shared = self.target.files.objects.left();
+        Ok(Left { written: written + shared.written, to_send: written - known + patches + shared.to_send })
     }
 
     /// How long a stop would be now, with so many bytes to send.
     fn foretell(&self, to_send: u64) -> Duration {
         let sending = self.sink.pace.time_for(to_send).unwrap_or_default();
         let private = self.tracking.0.as_ref().map_or(0, |tracking| tracking.compared(&self.sent));
-        let compared = private * PAGE_SIZE + self.target.files.objects.left().0;
+        let compared = private * PAGE_SIZE + self.target.files.objects.compared();
         let hashing = Duration::from_micros(compared * 1_000 / (HASH_RATE / 1_000));
         STOP_BASE + sending + hashing
     }

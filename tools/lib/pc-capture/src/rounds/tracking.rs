@@ -9,7 +9,7 @@ use std::time::Instant;
 use pc_image::{Backing, PAGE_SIZE, Ranges, Vma, prot};
 use pc_sys::pagemap::Pagemap;
 use pc_trace::Tracees;
-use pc_track::{Found, Hashes, Run, TrackError, Tracker, What};
+use pc_track::{Found, Hashes, Room, Run, TrackError, Tracker, What};
 
 use crate::error::{CaptureError, Context, Result};
 use crate::memory::{self, How, Present, Span, carries_pages};
@@ -90,8 +90,9 @@ enum Direct {
 }
 
 impl Tracking {
-    /// Chooses the method and has the process, which must stand still for it, do what it takes.
-    pub fn begin(tracees: &mut Tracees, track: Track, caller: &mut dyn Caller) -> Result<Self> {
+    /// Chooses the method and has the process, which must stand still for it, do what it takes; `room` is that of all its
+    /// memory.
+    pub fn begin(tracees: &mut Tracees, track: Track, room: &Room, caller: &mut dyn Caller) -> Result<Self> {
         let pid = tracees.pid();
         let pagemap = Pagemap::open(pid).of(pid, "opening its page map")?;
         let tracker = method::choose(tracees, track, caller)?;
@@ -99,7 +100,7 @@ impl Tracking {
             pid,
             pagemap,
             tracker,
-            hashes: Hashes::new(seed()),
+            hashes: Hashes::new(seed(), room),
             hashed: Ranges::default(),
             tracked: Ranges::default(),
             fresh: Ranges::default(),
@@ -342,21 +343,20 @@ impl Tracking {
         Ok(())
     }
 
-    /// Bytes of pages written since the last round, as far as that can be told without reading them; those that only
-    /// hashes can tell count as many as in the last round (`hashed`).
-    pub fn left(&mut self, vmas: &[Vma], hashed: u64) -> Result<u64> {
-        if self.tracker.is_none() {
-            return Ok(hashed);
-        }
-        let (mut left, mut runs) = (hashed, std::mem::take(&mut self.runs));
+    /// Bytes of pages written since the last round, as far as that can be told without reading them, and how many of them
+    /// are of pages whose blocks are known.
+    pub fn written(&mut self, vmas: &[Vma]) -> Result<(u64, u64)> {
+        let (mut all, mut known, mut runs) = (0, 0, std::mem::take(&mut self.runs));
         for (_, group) in self.groups(vmas).into_iter().filter(|(surveyed, _)| *surveyed) {
             runs.clear();
             self.survey(group, &mut runs)?;
-            let written = runs.iter().filter(|run| run.tracked && run.written && !run.guard);
-            left += written.map(|run| run.end - run.start).sum::<u64>();
+            for run in runs.iter().filter(|run| run.tracked && run.written && !run.guard) {
+                all += run.end - run.start;
+                known += self.hashes.known_pages((run.start, run.end)) * PAGE_SIZE;
+            }
         }
         self.runs = runs;
-        Ok(left)
+        Ok((all, known))
     }
 
     /// How many pages a stop would have to read only to compare them.
