@@ -42,7 +42,9 @@ fn an_original_that_cannot_be_ended_or_whose_image_is_not_on_the_disk_stays_stop
         let failing = Failing::new(call, 1, &folder);
         let mut dump = failing.command(&dump);
         let dump = dump.stdin(Stdio::null()).stdout(File::create(&image).expect("an image"));
-        in_doubt(&dump.output().expect("strace runs"), why);
+        let dumped = dump.output().expect("strace runs");
+        in_doubt(&dumped, why);
+        assert!(said(&dumped).contains("the stream is written"), "it was, and on its end: {}", said(&dumped));
         assert!(failing.has_failed());
         assert!(!resumed.exists(), "{call}: what was done for the copy is undone");
         let copy = restored(&image, &["--new-pid-ns"]);

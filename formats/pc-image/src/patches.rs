@@ -5,12 +5,10 @@ use crate::{PAGE_SIZE, Patch, Patches, SpaceId};
 
 /// Bytes before the patches.
 const HEAD: usize = 8;
-/// Bytes of a patch's address and length.
-const PATCH: usize = 10;
 
 /// What stands before the bytes.
 pub(crate) fn encode_head(space: SpaceId, patches: &[Patch]) -> Vec<u8> {
-    let mut head = Vec::with_capacity(HEAD + patches.len() * PATCH);
+    let mut head = Vec::with_capacity(HEAD + patches.len() * Patch::HEAD);
     head.extend(space.0.to_le_bytes());
     head.extend((patches.len() as u32).to_le_bytes());
     for patch in patches {
@@ -47,10 +45,10 @@ pub(crate) fn check(patches: &[Patch], data_len: usize) -> Result<(), String> {
 pub(crate) fn decode(payload: Vec<u8>) -> Result<Patches, String> {
     let Some((head, rest)) = payload.split_first_chunk::<HEAD>() else { return Err("too short".to_owned()) };
     let [space, count] = [0, 4].map(|at| u32::from_le_bytes(std::array::from_fn(|i| head[at + i])));
-    let table = (count as usize).checked_mul(PATCH).and_then(|len| rest.get(..len));
+    let table = (count as usize).checked_mul(Patch::HEAD).and_then(|len| rest.get(..len));
     let table = table.ok_or_else(|| format!("{count} patches in {} bytes", payload.len()))?;
     let patches: Vec<Patch> = table
-        .chunks_exact(PATCH)
+        .chunks_exact(Patch::HEAD)
         .map(|patch| Patch {
             addr: u64::from_le_bytes(std::array::from_fn(|i| patch[i])),
             len: u16::from_le_bytes([patch[8], patch[9]]),

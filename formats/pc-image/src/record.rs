@@ -1,5 +1,6 @@
 //! The one table of record numbers, and the record type that all tools exchange.
 
+use crate::writer::range_pages;
 use crate::*;
 
 /// Everything that a stream can say, but for page data (see [`Pages`] and [`Patches`]).
@@ -70,6 +71,9 @@ pub struct Patch {
 }
 
 impl Patch {
+    /// Bytes that it takes in a stream besides its own: address and length.
+    pub const HEAD: usize = 10;
+
     /// The page that it lies in: its first address.
     pub fn page(&self) -> u64 {
         self.addr / PAGE_SIZE * PAGE_SIZE
@@ -109,6 +113,11 @@ impl Patches {
     /// The pages that they lie in: ranges `(start, end)`, ascending, merged.
     pub fn pages(&self) -> Vec<(u64, u64)> {
         patched_pages(&self.patches)
+    }
+
+    /// How many pages these are.
+    pub fn page_count(&self) -> u64 {
+        range_pages(&self.pages())
     }
 }
 

@@ -137,7 +137,7 @@ fn part(args: &Args, frozen: Frozen, output: Output) -> anyhow::Result<Figures> 
         }
         Fate::Killed => {
             if let Err(error) = output.sync().context("syncing the output") {
-                return in_doubt(args, frozen, error);
+                return Err(leave_stopped(frozen, error.context(stopped())));
             }
             // Ended before the reader's input ends: what it holds (addresses, on the same machine) is free by then.
             let figures = coded(frozen.kill()).with_context(stopped).exit(Exit::InDoubt);

@@ -100,9 +100,8 @@ impl Model {
             }
             Item::Patches(patches) => {
                 if let Some(round) = self.rounds.last_mut() {
-                    let pages =
-                        patches.pages().iter().map(|(start, end)| (end - start) / PAGE_SIZE).sum::<u64>();
-                    round.counts.patched_pages = round.counts.patched_pages.saturating_add(pages);
+                    round.counts.patched_pages =
+                        round.counts.patched_pages.saturating_add(patches.page_count());
                     round.patch_bytes = round.patch_bytes.saturating_add(patches.payload.len() as u64);
                 }
                 Some(patches.payload)

@@ -306,7 +306,7 @@ impl<'a> Engine<'a> {
 
     fn take_patches(&mut self, patches: Patches) -> Result<(), RebuildError> {
         self.check_space(patches.space)?;
-        self.patched += patches.pages().iter().map(|(start, end)| (end - start) / PAGE_SIZE).sum::<u64>();
+        self.patched += patches.page_count();
         match &mut self.husk {
             Some((_, memory)) => memory.patches(&self.image, patches),
             None => {

@@ -72,8 +72,7 @@ impl Objects {
         match item {
             Item::Patches(patches) => {
                 object.patch(&patches)?;
-                self.patched +=
-                    patches.pages().iter().map(|(start, end)| (end - start) / PAGE_SIZE).sum::<u64>();
+                self.patched += patches.page_count();
             }
             Item::Pages(pages) => {
                 object.write(&pages)?;

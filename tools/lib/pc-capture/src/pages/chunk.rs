@@ -9,8 +9,6 @@ use crate::pages::{Copied, PAGE};
 
 /// Bytes read at once, and the most in a frame.
 pub const CHUNK: usize = 1 << 20;
-/// What the address and length of a patch take in the stream.
-const PATCH_HEAD: usize = 10;
 /// Patches that take more than this are not worth it: the page is sent.
 const WORTH_IT: usize = PAGE / 4 * 3;
 
@@ -44,7 +42,7 @@ impl Chunk {
         }
         copied.counts.pages += self.runs.iter().map(|run| run.pages).sum::<u64>();
         copied.counts.patched_pages += self.patched;
-        copied.patched.bytes += (self.patches.len() * PATCH_HEAD + self.patch_bytes.len()) as u64;
+        copied.patched.bytes += (self.patches.len() * Patch::HEAD + self.patch_bytes.len()) as u64;
         copied.write_us += began.elapsed().as_micros() as u64;
         Ok(())
     }
@@ -77,7 +75,7 @@ impl Chunk {
     /// the whole page where that takes about as much (true).
     pub fn add_changed(&mut self, addr: u64, at: usize, changed: u64) -> bool {
         let starts = (changed & !(changed << 1)).count_ones() as usize;
-        if changed.count_ones() as usize * BLOCK + starts * PATCH_HEAD > WORTH_IT {
+        if changed.count_ones() as usize * BLOCK + starts * Patch::HEAD > WORTH_IT {
             self.add_page(addr, at);
             return true;
         }
