@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 /// A built program of the workspace: it stands beside the folder of the tests.
@@ -176,6 +176,13 @@ impl Guest {
         code
     }
 
+    /// How it ended, if it has; it stays to be reaped.
+    fn end_so_far(&self) -> Option<WaitStatus> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
+        let found = waitid(Id::Pid(Pid::from_raw(self.child)), flags).expect("wait");
+        (found != WaitStatus::StillAlive).then_some(found)
+    }
+
     /// How it ended, once it has.
     fn reaped(&self) -> Option<WaitStatus> {
         let flags = Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL);
@@ -286,6 +293,8 @@ impl Writer {
         while self.beats() <= before + 3 {
             let report = self.report();
             assert!(report.is_empty(), "{report}");
+            let end = self.guest.end_so_far();
+            assert!(end.is_none(), "the guest has ended: {end:?}, {before} beats, then {}", self.beat());
             let late = began.elapsed() > Duration::from_secs(20);
             let threads = || threads(self.guest.pid());
             assert!(!late, "the guest does not go on: {before} beats, then {}\n{}", self.beat(), threads());

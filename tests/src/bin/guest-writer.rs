@@ -497,6 +497,8 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let report = args.first().cloned().unwrap_or_else(|| fail("usage: guest-writer REPORT [--fork]"));
     REPORT.get_or_init(|| report.clone());
+    // A panic of the standard library's making tells of something wrong as well.
+    std::panic::set_hook(Box::new(|panic| fail(&panic.to_string())));
     // SAFETY: nothing here has opened a descriptor yet; what a test runner leaks is nothing that we want.
     unsafe { libc::close_range(3, u32::MAX, 0) };
     handle(libc::SIGTERM, stop as *const () as usize, 0);
