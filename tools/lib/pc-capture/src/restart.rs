@@ -1,9 +1,16 @@
-//! How long a thread had been waiting when it was stopped, for calls that only a restart block can go on with.
+//! By which call a thread was blocked when it was stopped and how long it had been waiting, for calls that only a restart
+//! block can go on with.
 //!
 //! A relative sleep with a place for the remainder has it written there by the kernel when it is interrupted. For all
 //! others (no such place, poll, timed futex waits) the kernel tells nobody; the time since the thread last ran, which
-//! /proc/PID/task/TID/sched gives where the kernel has it, is how long it has waited. A call that was interrupted before goes
-//! on as restart_syscall(2): what it was is known from an earlier stop of ours, or guessed from where it sleeps.
+//! /proc/PID/task/TID/sched gives where the kernel has it, is how long it has waited.
+//!
+//! A call that was interrupted before goes on as restart_syscall(2), and any signal interrupts that another thread then takes:
+//! which call it was is told by the instruction in front of it, by an earlier stop of ours, or guessed from where it sleeps.
+//!
+//! What was seen just before the stop holds only for a thread that has slept from then on: /proc/PID/task/TID/schedstat
+//! counts how often it was given a CPU. Of one that may have run, its whole time is taken to be left: it may wait too long
+//! by what passed between the look and the stop, and never too short.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -32,31 +39,44 @@ pub(crate) struct Waits {
     calls: HashMap<Tid, Waiting>,
 }
 
+/// A thread that slept.
 #[derive(Debug, Default)]
 struct Before {
+    /// How often it had been given a CPU.
+    runs: u64,
     /// How long it had not run. Nanoseconds.
     idle: Option<u64>,
     /// The function of the kernel in which it slept.
     place: String,
 }
 
-/// A thread as /proc shows it.
+/// A sleeping thread as /proc shows it.
 struct Seen {
     tid: Tid,
+    /// How often it was given a CPU. Read first, so that all else is of this sleep or a later one.
+    runs: u64,
     /// Where it ran last.
-    cpu: Option<usize>,
+    cpu: usize,
     /// When that was, by the scheduler's clock of that CPU. Nanoseconds.
     ran: Option<u64>,
     place: String,
 }
 
 impl Seen {
-    fn of(pid: i32, tid: Tid) -> Self {
+    /// `None` for a thread that does not sleep, or of which the kernel does not tell.
+    fn of(pid: i32, tid: Tid) -> Option<Self> {
         let read = |name: &str| procfs::read(pid, &format!("task/{tid}/{name}"));
-        let cpu = read("stat").ok().and_then(|text| parse_cpu(&text));
+        let runs = runs(pid, tid)?;
+        let cpu = parse_sleeping(&read("stat").ok()?)?;
         let ran = read("sched").ok().and_then(|text| parse_exec_start(&text));
-        Self { tid, cpu, ran, place: read("wchan").unwrap_or_default() }
+        Some(Self { tid, runs, cpu, ran, place: read("wchan").unwrap_or_default() })
     }
+}
+
+/// How often a thread was given a CPU: the third number of its schedstat.
+fn runs(pid: i32, tid: Tid) -> Option<u64> {
+    let text = procfs::read(pid, &format!("task/{tid}/schedstat")).ok()?;
+    text.split_whitespace().nth(2)?.parse().ok()
 }
 
 /// What the scheduler's clock of each CPU shows now. The clocks of two differ, as each leaves out the time that interrupts
@@ -78,9 +98,10 @@ fn clocks_of(cpus: impl Iterator<Item = usize>) -> HashMap<usize, u64> {
     })
 }
 
-/// The CPU on which a thread ran last: field 39 of proc_pid_stat(5).
-fn parse_cpu(stat: &str) -> Option<usize> {
-    stat.rsplit_once(')')?.1.split_whitespace().nth(36)?.parse().ok()
+/// The CPU on which a thread ran last that sleeps now: fields 3 and 39 of proc_pid_stat(5).
+fn parse_sleeping(stat: &str) -> Option<usize> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    (fields.next()? == "S").then(|| fields.nth(35)?.parse().ok()).flatten()
 }
 
 /// An interrupted call.
@@ -92,6 +113,8 @@ struct Waiting {
     at: Instant,
     rip: u64,
     rsp: u64,
+    /// How often the thread had been given a CPU when it was let go.
+    runs: Option<u64>,
 }
 
 impl Waits {
@@ -100,12 +123,11 @@ impl Waits {
         self.before.clear();
         let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };
         let tids = tasks.flatten().filter_map(|e| e.file_name().to_str()?.parse::<Tid>().ok());
-        let seen: Vec<Seen> = tids.map(|tid| Seen::of(pid, tid)).collect();
-        let now = clocks_of(seen.iter().filter_map(|seen| seen.cpu));
-        for Seen { tid, cpu, ran, place } in seen {
-            let now = cpu.and_then(|cpu| now.get(&cpu).copied());
-            let idle = now.zip(ran).map(|(now, ran)| now.saturating_sub(ran));
-            self.before.insert(tid, Before { idle, place });
+        let seen: Vec<Seen> = tids.filter_map(|tid| Seen::of(pid, tid)).collect();
+        let now = clocks_of(seen.iter().map(|seen| seen.cpu));
+        for Seen { tid, runs, cpu, ran, place } in seen {
+            let idle = now.get(&cpu).zip(ran).map(|(now, ran)| now.saturating_sub(ran));
+            self.before.insert(tid, Before { runs, idle, place });
         }
     }
 
@@ -122,6 +144,11 @@ impl Waits {
         Ok(())
     }
 
+    /// Takes note of how often the blocked threads have run, just before they are let go.
+    pub fn leave(&mut self, pid: i32) {
+        self.calls.iter_mut().for_each(|(tid, call)| call.runs = runs(pid, *tid));
+    }
+
     /// How a thread that stands at these registers was blocked, and by which call.
     pub fn restart(&self, tid: Tid, regs: &Regs) -> (Restart, u64) {
         match self.calls.get(&tid) {
@@ -132,22 +159,29 @@ impl Waits {
 
     fn waiting(&self, pid: i32, tid: Tid, regs: &Regs) -> Waiting {
         let at = Instant::now();
-        let (rip, rsp) = (regs.rip, regs.rsp);
+        let Regs { rip, rsp, rdi, rsi, rdx, r10, .. } = *regs;
+        let args = [rdi, rsi, rdx, r10];
+        let runs = runs(pid, tid);
+        // Of a thread that has slept since it was looked at, the stop is the one reason to run.
+        let before = self.before.get(&tid).filter(|before| runs == Some(before.runs + 1));
+        let idle = before.map(|before| before.idle);
+        let new = |nr| Waiting { nr, left: self.left(pid, nr, regs, idle), at, rip, rsp, runs };
         if regs.orig_rax as i64 != libc::SYS_restart_syscall {
-            let nr = regs.orig_rax as i64;
-            return Waiting { nr, left: self.left(pid, tid, nr, regs), at, rip, rsp };
+            return new(regs.orig_rax as i64);
         }
         // Interrupted before: the call that goes on hides which one it was.
-        match self.calls.get(&tid).filter(|call| (call.rip, call.rsp) == (rip, rsp)) {
+        let known = self.calls.get(&tid).filter(|call| (call.rip, call.rsp) == (rip, rsp));
+        // One that has slept since it was let go is in that very call: it has run to go on with it, and to be stopped.
+        match known.filter(|call| call.runs.is_some() && runs == call.runs.map(|runs| runs + 2)) {
             Some(call) => {
                 let gone = at.duration_since(call.at).as_nanos() as u64;
                 let exact = self.remainder(pid, call.nr, regs);
-                Waiting { left: exact.or(call.left.map(|left| left.saturating_sub(gone))), at, ..*call }
+                Waiting { left: exact.or(call.left.map(|left| left.saturating_sub(gone))), at, runs, ..*call }
             }
             None => {
-                let place = self.before.get(&tid).map_or("", |before| before.place.as_str());
-                let nr = hidden_call(place, regs);
-                Waiting { nr, left: self.left(pid, tid, nr, regs), at, rip, rsp }
+                let told = pc_trace::call_in_front(pid, rip).filter(|nr| can_be(*nr, args));
+                let place = before.map(|before| before.place.as_str());
+                new(told.or(known.map(|call| call.nr)).unwrap_or_else(|| hidden_call(place, args)))
             }
         }
     }
@@ -161,7 +195,8 @@ impl Waits {
         }
     }
 
-    fn left(&self, pid: i32, tid: Tid, nr: i64, regs: &Regs) -> Option<u64> {
+    /// What is left of a call's time; `idle` tells how long the thread has not run, if it has not since it was looked at.
+    fn left(&self, pid: i32, nr: i64, regs: &Regs, idle: Option<Option<u64>>) -> Option<u64> {
         if let Some(left) = self.remainder(pid, nr, regs) {
             return Some(left);
         }
@@ -173,25 +208,52 @@ impl Waits {
             // The other waits take an absolute time, and may simply be made again.
             _ => return None,
         };
-        Some(whole.saturating_sub(self.before.get(&tid)?.idle?))
+        Some(whole.saturating_sub(idle.flatten().unwrap_or(0)))
     }
 }
 
+/// The first four arguments of a call.
+type Args = [u64; 4];
+
 /// Which call goes on as restart_syscall(2), by where it sleeps and by what its arguments can be; restart_syscall(2)
 /// itself if that tells nothing. (A time that is left is then counted from the last interruption on.)
-fn hidden_call(place: &str, regs: &Regs) -> i64 {
+fn hidden_call(place: Option<&str>, args: Args) -> i64 {
+    let all = [libc::SYS_clock_nanosleep, libc::SYS_nanosleep, libc::SYS_poll, libc::SYS_futex];
+    let sleeps_there = |nr: i64| match (place, nr) {
+        (Some(place), libc::SYS_poll) => place.contains("poll"),
+        (Some(place), libc::SYS_futex) => place.contains("futex"),
+        // The function that goes on with a sleep is not shown by its name on every kernel.
+        (Some(place), _) => place.contains("sleep") || place == "do_syscall_64",
+        (None, _) => true,
+    };
+    let mut fitting = all.into_iter().filter(|nr| sleeps_there(*nr) && can_be(*nr, args));
+    match (fitting.next(), fitting.next()) {
+        (Some(nr), None) => nr,
+        _ => libc::SYS_restart_syscall,
+    }
+}
+
+/// Whether these are arguments with which a call sleeps and then goes on by a restart block.
+fn can_be(nr: i64, [first, second, third, fourth]: Args) -> bool {
     /// No pointer is as small, and no number of a clock is larger.
     const CLOCKS: u64 = 16;
-    if place.contains("poll") {
-        libc::SYS_poll
-    } else if place.contains("futex") {
-        libc::SYS_futex
-    } else if place.contains("sleep") || place == "do_syscall_64" {
-        // The function that goes on with a sleep is not shown by its name on every kernel.
-        let clock = regs.rdi < CLOCKS || (regs.rdi as i32) < 0 && regs.rdi >> 32 == 0;
-        if clock { libc::SYS_clock_nanosleep } else { libc::SYS_nanosleep }
-    } else {
-        libc::SYS_restart_syscall
+    /// More descriptors than a process may have.
+    const MANY: u64 = 1 << 31;
+    let pointer = |value: u64| value >= 4096;
+    match nr {
+        libc::SYS_clock_nanosleep => {
+            let clock = first < CLOCKS || (first as i32) < 0 && first >> 32 == 0;
+            clock && second as i32 & libc::TIMER_ABSTIME == 0 && pointer(third)
+        }
+        libc::SYS_nanosleep => pointer(first) && (second == 0 || pointer(second)),
+        // Its time-out is an int.
+        libc::SYS_poll => (pointer(first) || first | second == 0) && second < MANY && third >> 32 == 0,
+        libc::SYS_futex => {
+            let command = second & FUTEX_CMD_MASK;
+            let waits = [FUTEX_WAIT, libc::FUTEX_WAIT_BITSET as u64].contains(&command);
+            pointer(first) && first.is_multiple_of(4) && waits && pointer(fourth)
+        }
+        _ => false,
     }
 }
 
@@ -220,7 +282,40 @@ mod tests {
             "sleep (1, #threads: 1)\n----\nse.exec_start      :        5811512.123456\nse.vruntime : 1.0\n";
         assert_eq!(parse_exec_start(text), Some(5_811_512_123_456));
         assert_eq!(parse_exec_start(""), None);
-        let stat = format!("7 (a) b) S{} 3 0", " 0".repeat(35));
-        assert_eq!(parse_cpu(&stat), Some(3));
+        let stat = |state| format!("7 (a) b) {state} 1{} 3 0", " 0".repeat(34));
+        assert_eq!(parse_sleeping(&stat("S")), Some(3));
+        assert_eq!(parse_sleeping(&stat("R")), None);
+    }
+
+    const WAIT: u64 = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as u64;
+    const AT: u64 = 0x7ffe_0000_1000;
+
+    #[test]
+    fn a_hidden_call_is_found_by_its_arguments_where_only_one_fits() {
+        let hidden = |args| hidden_call(None, args);
+        assert_eq!(hidden([1, 0, AT, AT]), libc::SYS_clock_nanosleep);
+        assert_eq!(hidden([0, 0, AT, 0]), libc::SYS_clock_nanosleep);
+        assert_eq!(hidden([0, 0, 500, 0]), libc::SYS_poll);
+        assert_eq!(hidden([AT, AT + 16, 0, 0]), libc::SYS_nanosleep);
+        assert_eq!(hidden([AT, 3, 500, 0]), libc::SYS_poll);
+        assert_eq!(hidden([AT + 2, WAIT, 0, AT]), libc::SYS_poll);
+        assert_eq!(hidden([AT, 0, 7, 7]), libc::SYS_restart_syscall, "nanosleep or poll of nothing");
+        assert_eq!(
+            hidden([1, 1, AT, AT]),
+            libc::SYS_restart_syscall,
+            "an absolute sleep has no restart block"
+        );
+    }
+
+    /// It had slept there before, and sleeps elsewhere now.
+    #[test]
+    fn a_hidden_call_is_not_taken_for_one_that_its_arguments_cannot_be() {
+        let hidden = |place, args| hidden_call(Some(place), args);
+        assert_eq!(hidden("futex_do_wait", [1, 0, AT, AT]), libc::SYS_restart_syscall);
+        assert_eq!(hidden("do_sys_poll", [1, 0, AT, AT]), libc::SYS_restart_syscall);
+        assert_eq!(hidden("hrtimer_nanosleep", [1, 0, AT, AT]), libc::SYS_clock_nanosleep);
+        assert_eq!(hidden("futex_do_wait", [AT, WAIT, 0, AT]), libc::SYS_futex);
+        assert_eq!(hidden("do_sys_poll", [AT, WAIT, 0, AT]), libc::SYS_poll);
+        assert_eq!(hidden("lock_mm_and_find_vma", [AT, WAIT, 0, AT]), libc::SYS_restart_syscall);
     }
 }

@@ -96,8 +96,14 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Stops all threads, which [`Waits::look`] has just seen.
+    /// Stops all threads.
     pub fn freeze(&mut self) -> Result<Tracees> {
+        self.waits.look(self.target.pid);
+        self.freeze_at_once()
+    }
+
+    /// Stops all threads, which [`Waits::look`] has just seen.
+    fn freeze_at_once(&mut self) -> Result<Tracees> {
         self.check_cancel()?;
         self.caller.holds(true).of(self.target.pid, "before it is held")?;
         let tracees = Tracees::seize(self.target.pid, &SeizeOptions::default())?;
@@ -107,6 +113,7 @@ impl<'a> Session<'a> {
 
     /// Lets all threads go on.
     pub fn thaw(&mut self, tracees: Tracees) -> Result<()> {
+        self.waits.leave(self.target.pid);
         tracees.detach()?;
         self.caller.holds(false).of(self.target.pid, "after it was held")
     }
@@ -117,8 +124,9 @@ impl<'a> Session<'a> {
         let pid = self.target.pid;
         let began = Instant::now();
         loop {
+            self.waits.look(pid);
             self.hold_connections()?;
-            let tracees = self.freeze()?;
+            let tracees = self.freeze_at_once()?;
             let in_the_way = match child_of(pid)? {
                 Some(child) => Some(has_child(pid, child)),
                 None => self.hold_connections()?,

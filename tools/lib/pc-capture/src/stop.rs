@@ -53,7 +53,6 @@ impl Session<'_> {
     pub(crate) fn stop(mut self, number: u32) -> Result<Frozen> {
         let pid = self.target.pid;
         self.caller.stopping().of(pid, "before it is stopped")?;
-        self.waits.look(pid);
         let mut tracees = self.freeze_alone()?;
         let waits = std::mem::take(&mut self.waits);
         let began = tracees.since();

@@ -231,6 +231,10 @@ fn restart(husk: &mut Husk, tid: Tid, regs: Regs, left: Option<u64>) -> Result<R
     match husk.interrupted_call(tid, call).what("taking up an interrupted call")? {
         None => Ok(regs),
         Some(result) if result == -i64::from(libc::EINTR) => Ok(anew),
+        // It had slept: that it cannot do so here is no answer to give to the program.
+        Some(result) if [libc::EINVAL, libc::EFAULT].map(|errno| -i64::from(errno)).contains(&result) => {
+            Ok(interrupted)
+        }
         Some(result) => Ok(Regs { rax: result as u64, orig_rax: NO_CALL, ..regs }),
     }
 }

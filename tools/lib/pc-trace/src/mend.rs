@@ -87,6 +87,17 @@ pub(crate) fn abort_rseq(pid: i32, tid: Tid, regs: &mut Regs) -> Result<(), Trac
     mem::write_remote(pid, conf.rseq_abi_pointer + RSEQ_CS, &[0; 8]).kernel("clearing rseq_cs", tid)
 }
 
+/// The number of the system call whose `syscall` instruction stands in front of `rip`, where the instruction before that
+/// loads it (`mov eax, imm32`, as C libraries write their calls out).
+pub fn call_in_front(pid: i32, rip: u64) -> Option<i64> {
+    const MOV_EAX: u8 = 0xb8;
+    const SYSCALL: [u8; 2] = [0x0f, 0x05];
+    let mut code = [0; 7];
+    mem::read_remote(pid, rip.checked_sub(7)?, &mut code).ok()?;
+    let [MOV_EAX, number @ .., a, b] = code else { return None };
+    ([a, b] == SYSCALL).then_some(i64::from(u32::from_le_bytes(number)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,5 +123,14 @@ mod tests {
     fn user_code_is_left_alone_even_if_rax_looks_like_a_restart() {
         let r = without_restart(&regs(-512, -1));
         assert_eq!((r.rax as i64, r.rip), (-512, 0x1000));
+    }
+
+    #[test]
+    fn a_call_is_told_by_the_instruction_that_loads_its_number() {
+        let told = |code: &[u8]| call_in_front(std::process::id() as i32, code.as_ptr_range().end as u64);
+        assert_eq!(told(&[0xb8, 0xe6, 0, 0, 0, 0x0f, 0x05]), Some(libc::SYS_clock_nanosleep));
+        assert_eq!(told(&[0xb9, 0xe6, 0, 0, 0, 0x0f, 0x05]), None);
+        assert_eq!(told(&[0xb8, 0xe6, 0, 0, 0, 0x0f, 0x34]), None);
+        assert_eq!(call_in_front(std::process::id() as i32, 3), None);
     }
 }

@@ -55,7 +55,6 @@ impl Session<'_> {
     /// The first pause: the process stands still just long enough to have its writes tracked.
     pub(crate) fn begin_tracking(&mut self) -> Result<()> {
         let began = Instant::now();
-        self.waits.look(self.target.pid);
         let mut tracees = self.freeze()?;
         let room = self.target.files.objects.room.clone();
         let tracking = Tracking::begin(&mut tracees, self.settings.track, &room, self.caller)
@@ -172,10 +171,7 @@ impl Session<'_> {
 
     fn pause_if_needed(&mut self) -> Result<Option<Tracees>> {
         match &self.tracking.0 {
-            Some(tracking) if tracking.needs_pause() => {
-                self.waits.look(self.target.pid);
-                self.freeze().map(Some)
-            }
+            Some(tracking) if tracking.needs_pause() => self.freeze().map(Some),
             _ => Ok(None),
         }
     }
