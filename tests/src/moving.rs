@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{Folder, Guest, program, said};
 
@@ -64,7 +64,16 @@ pub fn restored(image: &Path, args: &[&str]) -> Guest {
     let pidfile = folder.file("pid");
     let mut tool = Command::new(program("pc-restore"));
     let tool = tool.arg("--detach").arg("--pidfile").arg(&pidfile).args(args);
-    let (ended, said) = run_apart(tool.stdin(File::open(image).expect("an image")), &folder);
+    let began = Instant::now();
+    let (ended, said) = loop {
+        let (ended, said) = run_apart(tool.stdin(File::open(image).expect("an image")), &folder);
+        // Pids wrap within half a minute here: a short-lived thread or child of another guest may have ours.
+        let taken = ended.code() == Some(6) && said.contains("is taken by");
+        if !taken || began.elapsed() > Duration::from_secs(10) {
+            break (ended, said);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
     assert!(ended.success(), "{ended}: {said}");
     Guest::adopt(pid_in(&pidfile))
 }

@@ -179,9 +179,10 @@ impl Waits {
                 Waiting { left: exact.or(call.left.map(|left| left.saturating_sub(gone))), at, runs, ..*call }
             }
             None => {
-                let told = pc_trace::call_in_front(pid, rip).filter(|nr| can_be(*nr, args));
+                let told = [pc_trace::call_in_front(pid, rip), known.map(|call| call.nr)];
+                let told = told.into_iter().flatten().find(|nr| can_be(*nr, args));
                 let place = before.map(|before| before.place.as_str());
-                new(told.or(known.map(|call| call.nr)).unwrap_or_else(|| hidden_call(place, args)))
+                new(told.unwrap_or_else(|| hidden_call(place, args)))
             }
         }
     }
