@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pc_tests::{Folder, Guest, Way, moved, program, said, wait_for};
@@ -57,4 +58,33 @@ fn a_copy_of_a_copy_caught_in_every_kind_of_call_goes_on() {
     let Blocked { guest, folder } = Blocked::start(&["--twice"]);
     let guest = moved(moved(guest, Way::NewPidNs), Way::NewPidNs);
     Blocked { guest, folder }.ends_well();
+}
+
+/// Threads that are seldom given a CPU are still on their way back into their calls when the second dump comes.
+#[test]
+fn a_copy_of_a_copy_that_was_still_going_on_with_its_calls_goes_on() {
+    let Blocked { guest, folder } = Blocked::start(&["--twice", "--busy"]);
+    yields_to_all(&guest);
+    let _load = [Load::start(), Load::start()];
+    let guest = moved(moved(guest, Way::NewPidNs), Way::NewPidNs);
+    Blocked { guest, folder }.ends_well();
+}
+
+fn yields_to_all(guest: &Guest) {
+    let threads = fs::read_dir(format!("/proc/{}/task", guest.pid())).expect("its threads");
+    let threads = threads.map(|entry| entry.expect("a thread").file_name());
+    let output = Command::new("renice").args(["-n", "19", "-p"]).args(threads).output().expect("renice runs");
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+/// A thread that computes, until it is dropped.
+struct Load(#[expect(dead_code, reason = "counted")] Arc<()>);
+
+impl Load {
+    fn start() -> Load {
+        let wanted = Arc::new(());
+        let still = Arc::downgrade(&wanted);
+        std::thread::spawn(move || while std::hint::black_box(still.strong_count()) > 0 {});
+        Load(wanted)
+    }
 }

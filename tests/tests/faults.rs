@@ -166,12 +166,17 @@ fn settle(writer: Writer, outcome: &Outcome) -> (Fate, Writer) {
     if copy.is_some() && dying() {
         wait_for("the original ends", Duration::from_secs(10), gone);
     }
-    let original = match state(pid) {
-        None | Some('Z' | 'X') => None,
-        Some('T') => Some(true),
-        Some('t') => panic!("still traced: {outcome}"),
-        Some(_) => Some(false),
-    };
+    let mut original = None;
+    // One that has a stop to come stands, too, until it is given a CPU to take it; one that runs mostly sleeps.
+    wait_for("the original ends, stops or sleeps", Duration::from_secs(10), || {
+        original = match state(pid) {
+            None | Some('Z' | 'X') => None,
+            Some('T') => Some(true),
+            Some('S') => Some(false),
+            _ => return false,
+        };
+        true
+    });
     let fate = match (original, copy) {
         (None, Some(_)) => Fate::Moved,
         (Some(false), None) => Fate::Stayed,

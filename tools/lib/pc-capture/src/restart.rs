@@ -10,7 +10,8 @@
 //!
 //! What was seen just before the stop holds only for a thread that has slept from then on: /proc/PID/task/TID/schedstat
 //! counts how often it was given a CPU. Of one that may have run, its whole time is taken to be left: it may wait too long
-//! by what passed between the look and the stop, and never too short.
+//! by what passed between the look and the stop, and never too short. Where only its place could tell the call, too, the
+//! stop comes again after a moment: [`Waits::unseen`].
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -115,6 +116,8 @@ struct Waiting {
     rsp: u64,
     /// How often the thread had been given a CPU when it was let go.
     runs: Option<u64>,
+    /// Its place might have told which call it is, but it did not sleep from the look to the stop.
+    unseen: bool,
 }
 
 impl Waits {
@@ -144,6 +147,11 @@ impl Waits {
         Ok(())
     }
 
+    /// Whether a thread may be known for what it waits for if it is looked at and stopped once more: it was just going on.
+    pub fn unseen(&self) -> bool {
+        self.calls.values().any(|call| call.unseen)
+    }
+
     /// Takes note of how often the blocked threads have run, just before they are let go.
     pub fn leave(&mut self, pid: i32) {
         self.calls.iter_mut().for_each(|(tid, call)| call.runs = runs(pid, *tid));
@@ -165,12 +173,14 @@ impl Waits {
         // Of a thread that has slept since it was looked at, the stop is the one reason to run.
         let before = self.before.get(&tid).filter(|before| runs == Some(before.runs + 1));
         let idle = before.map(|before| before.idle);
-        let new = |nr| Waiting { nr, left: self.left(pid, nr, regs, idle), at, rip, rsp, runs };
+        let new =
+            |nr| Waiting { nr, left: self.left(pid, nr, regs, idle), at, rip, rsp, runs, unseen: false };
         if regs.orig_rax as i64 != libc::SYS_restart_syscall {
             return new(regs.orig_rax as i64);
         }
         // Interrupted before: the call that goes on hides which one it was.
-        let known = self.calls.get(&tid).filter(|call| (call.rip, call.rsp) == (rip, rsp));
+        let here = |call: &&Waiting| (call.rip, call.rsp) == (rip, rsp);
+        let known = self.calls.get(&tid).filter(here).filter(|call| call.nr != libc::SYS_restart_syscall);
         // One that has slept since it was let go is in that very call: it has run to go on with it, and to be stopped.
         match known.filter(|call| call.runs.is_some() && runs == call.runs.map(|runs| runs + 2)) {
             Some(call) => {
@@ -182,7 +192,9 @@ impl Waits {
                 let told = [pc_trace::call_in_front(pid, rip), known.map(|call| call.nr)];
                 let told = told.into_iter().flatten().find(|nr| can_be(*nr, args));
                 let place = before.map(|before| before.place.as_str());
-                new(told.unwrap_or_else(|| hidden_call(place, args)))
+                let call = told.or_else(|| hidden_call(place, args));
+                let unseen = call.is_none() && place.is_none() && runs.is_some();
+                Waiting { unseen, ..new(call.unwrap_or(libc::SYS_restart_syscall)) }
             }
         }
     }
@@ -216,9 +228,9 @@ impl Waits {
 /// The first four arguments of a call.
 type Args = [u64; 4];
 
-/// Which call goes on as restart_syscall(2), by where it sleeps and by what its arguments can be; restart_syscall(2)
-/// itself if that tells nothing. (A time that is left is then counted from the last interruption on.)
-fn hidden_call(place: Option<&str>, args: Args) -> i64 {
+/// Which call goes on as restart_syscall(2), by where it sleeps and by what its arguments can be. (A time that is left is
+/// then counted from the last interruption on.)
+fn hidden_call(place: Option<&str>, args: Args) -> Option<i64> {
     let all = [libc::SYS_clock_nanosleep, libc::SYS_nanosleep, libc::SYS_poll, libc::SYS_futex];
     let sleeps_there = |nr: i64| match (place, nr) {
         (Some(place), libc::SYS_poll) => place.contains("poll"),
@@ -228,10 +240,7 @@ fn hidden_call(place: Option<&str>, args: Args) -> i64 {
         (None, _) => true,
     };
     let mut fitting = all.into_iter().filter(|nr| sleeps_there(*nr) && can_be(*nr, args));
-    match (fitting.next(), fitting.next()) {
-        (Some(nr), None) => nr,
-        _ => libc::SYS_restart_syscall,
-    }
+    fitting.next().filter(|_| fitting.next().is_none())
 }
 
 /// Whether these are arguments with which a call sleeps and then goes on by a restart block.
@@ -294,29 +303,25 @@ mod tests {
     #[test]
     fn a_hidden_call_is_found_by_its_arguments_where_only_one_fits() {
         let hidden = |args| hidden_call(None, args);
-        assert_eq!(hidden([1, 0, AT, AT]), libc::SYS_clock_nanosleep);
-        assert_eq!(hidden([0, 0, AT, 0]), libc::SYS_clock_nanosleep);
-        assert_eq!(hidden([0, 0, 500, 0]), libc::SYS_poll);
-        assert_eq!(hidden([AT, AT + 16, 0, 0]), libc::SYS_nanosleep);
-        assert_eq!(hidden([AT, 3, 500, 0]), libc::SYS_poll);
-        assert_eq!(hidden([AT + 2, WAIT, 0, AT]), libc::SYS_poll);
-        assert_eq!(hidden([AT, 0, 7, 7]), libc::SYS_restart_syscall, "nanosleep or poll of nothing");
-        assert_eq!(
-            hidden([1, 1, AT, AT]),
-            libc::SYS_restart_syscall,
-            "an absolute sleep has no restart block"
-        );
+        assert_eq!(hidden([1, 0, AT, AT]), Some(libc::SYS_clock_nanosleep));
+        assert_eq!(hidden([0, 0, AT, 0]), Some(libc::SYS_clock_nanosleep));
+        assert_eq!(hidden([0, 0, 500, 0]), Some(libc::SYS_poll));
+        assert_eq!(hidden([AT, AT + 16, 0, 0]), Some(libc::SYS_nanosleep));
+        assert_eq!(hidden([AT, 3, 500, 0]), Some(libc::SYS_poll));
+        assert_eq!(hidden([AT + 2, WAIT, 0, AT]), Some(libc::SYS_poll));
+        assert_eq!(hidden([AT, 0, 7, 7]), None, "nanosleep or poll of nothing");
+        assert_eq!(hidden([1, 1, AT, AT]), None, "an absolute sleep has no restart block");
     }
 
     /// It had slept there before, and sleeps elsewhere now.
     #[test]
     fn a_hidden_call_is_not_taken_for_one_that_its_arguments_cannot_be() {
         let hidden = |place, args| hidden_call(Some(place), args);
-        assert_eq!(hidden("futex_do_wait", [1, 0, AT, AT]), libc::SYS_restart_syscall);
-        assert_eq!(hidden("do_sys_poll", [1, 0, AT, AT]), libc::SYS_restart_syscall);
-        assert_eq!(hidden("hrtimer_nanosleep", [1, 0, AT, AT]), libc::SYS_clock_nanosleep);
-        assert_eq!(hidden("futex_do_wait", [AT, WAIT, 0, AT]), libc::SYS_futex);
-        assert_eq!(hidden("do_sys_poll", [AT, WAIT, 0, AT]), libc::SYS_poll);
-        assert_eq!(hidden("lock_mm_and_find_vma", [AT, WAIT, 0, AT]), libc::SYS_restart_syscall);
+        assert_eq!(hidden("futex_do_wait", [1, 0, AT, AT]), None);
+        assert_eq!(hidden("do_sys_poll", [1, 0, AT, AT]), None);
+        assert_eq!(hidden("hrtimer_nanosleep", [1, 0, AT, AT]), Some(libc::SYS_clock_nanosleep));
+        assert_eq!(hidden("futex_do_wait", [AT, WAIT, 0, AT]), Some(libc::SYS_futex));
+        assert_eq!(hidden("do_sys_poll", [AT, WAIT, 0, AT]), Some(libc::SYS_poll));
+        assert_eq!(hidden("lock_mm_and_find_vma", [AT, WAIT, 0, AT]), None);
     }
 }

@@ -31,6 +31,9 @@ use crate::tcp::Connected;
 /// How long a moment without a child is waited for, and the pause between two looks.
 const PATIENCE: Duration = Duration::from_secs(2);
 const BETWEEN: Duration = Duration::from_millis(1);
+/// Pauses, in milliseconds, after which a process is looked at and stopped again that was caught as a thread was just going
+/// on with a call.
+const UNTIL_ASLEEP: [u64; 6] = [1, 2, 4, 8, 16, 32];
 /// How often the mappings of a running process are read again when they have changed under the look.
 const TRIES: u32 = 20;
 
@@ -119,10 +122,12 @@ impl<'a> Session<'a> {
     }
 
     /// Stops all threads at a moment at which the process has no child and no connection is being made: one that ends
-    /// soon, or stands, is waited for. The packets of its connections are held back, if they are taken along.
+    /// soon, or stands, is waited for. The packets of its connections are held back, if they are taken along. A thread of
+    /// which only a look at it tells what it waits for ([`Waits::unseen`]) is given a few moments to be asleep.
     pub fn freeze_alone(&mut self) -> Result<Tracees> {
         let pid = self.target.pid;
         let began = Instant::now();
+        let mut until_asleep = UNTIL_ASLEEP.into_iter().map(Duration::from_millis);
         loop {
             self.waits.look(pid);
             self.hold_connections()?;
@@ -131,12 +136,20 @@ impl<'a> Session<'a> {
                 Some(child) => Some(has_child(pid, child)),
                 None => self.hold_connections()?,
             };
-            let Some(in_the_way) = in_the_way else { return Ok(tracees) };
+            let pause = match in_the_way {
+                Some(_) => BETWEEN,
+                None => match until_asleep.next().filter(|_| self.waits.unseen()) {
+                    Some(pause) => pause,
+                    None => return Ok(tracees),
+                },
+            };
             self.thaw(tracees)?;
-            if began.elapsed() > PATIENCE {
+            if let Some(in_the_way) = in_the_way
+                && began.elapsed() > PATIENCE
+            {
                 return Err(CaptureError::Unsupported(vec![in_the_way]));
             }
-            std::thread::sleep(BETWEEN);
+            std::thread::sleep(pause);
         }
     }
 

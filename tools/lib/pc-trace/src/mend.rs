@@ -12,8 +12,8 @@ const ERESTARTNOINTR: i64 = 513;
 const ERESTARTNOHAND: i64 = 514;
 const ERESTART_RESTARTBLOCK: i64 = 516;
 
-/// Length of the `syscall` instruction.
-const SYSCALL_LEN: u64 = 2;
+/// The instruction `syscall`.
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
 /// Calls that come back with `EINTR` from a mere stop, though no signal was delivered (signal(7), "Interruption of
 /// system calls and library functions by stop signals", and those that epoll and IPC never restart).
@@ -45,6 +45,19 @@ pub(crate) fn redo_eintr(regs: &Regs) -> Option<Regs> {
     interrupted.then(|| rewound(regs, regs.orig_rax))
 }
 
+/// Registers with which the kernel takes the interrupted call up, if `regs` show that it has just begun to do so: a thread
+/// that is stopped once more on its way out stands at a `restart_syscall` that it has not made (`arch_do_signal_or_restart`
+/// in arch/x86/kernel/signal.c). Whoever is not this thread has no use for that call.
+pub(crate) fn redo_restart(pid: i32, regs: &Regs) -> Option<Regs> {
+    let under_way = regs.orig_rax as i64 >= 0 && regs.rax as i64 == libc::SYS_restart_syscall;
+    let mut code = [0; 2];
+    (under_way && mem::read_remote(pid, regs.rip, &mut code).is_ok() && code == SYSCALL).then(|| Regs {
+        rax: -ERESTART_RESTARTBLOCK as u64,
+        rip: regs.rip + SYSCALL.len() as u64,
+        ..*regs
+    })
+}
+
 /// Registers that go on with the same effect without the kernel's restart logic, which rt_sigreturn(2) bypasses: the
 /// interrupted call is made again. One that would be taken up through its restart block starts anew.
 pub(crate) fn without_restart(regs: &Regs) -> Regs {
@@ -58,7 +71,7 @@ pub(crate) fn without_restart(regs: &Regs) -> Regs {
 }
 
 fn rewound(regs: &Regs, nr: u64) -> Regs {
-    Regs { rax: nr, rip: regs.rip - SYSCALL_LEN, orig_rax: u64::MAX, ..*regs }
+    Regs { rax: nr, rip: regs.rip - SYSCALL.len() as u64, orig_rax: u64::MAX, ..*regs }
 }
 
 /// A thread caught inside a restartable sequence goes on at its abort handler, as the kernel would have it at any
@@ -91,7 +104,6 @@ pub(crate) fn abort_rseq(pid: i32, tid: Tid, regs: &mut Regs) -> Result<(), Trac
 /// loads it (`mov eax, imm32`, as C libraries write their calls out).
 pub fn call_in_front(pid: i32, rip: u64) -> Option<i64> {
     const MOV_EAX: u8 = 0xb8;
-    const SYSCALL: [u8; 2] = [0x0f, 0x05];
     let mut code = [0; 7];
     mem::read_remote(pid, rip.checked_sub(7)?, &mut code).ok()?;
     let [MOV_EAX, number @ .., a, b] = code else { return None };
@@ -123,6 +135,19 @@ mod tests {
     fn user_code_is_left_alone_even_if_rax_looks_like_a_restart() {
         let r = without_restart(&regs(-512, -1));
         assert_eq!((r.rax as i64, r.rip), (-512, 0x1000));
+    }
+
+    #[test]
+    fn a_restart_that_has_begun_is_taken_back() {
+        let pid = std::process::id() as i32;
+        let code = [0x0fu8, 0x05, 0xc3, 0xc3];
+        let at = |skip: usize, orig_rax| Regs { rip: code[skip..].as_ptr() as u64, ..regs(219, orig_rax) };
+        let mended = redo_restart(pid, &at(0, libc::SYS_poll)).unwrap();
+        assert_eq!((mended.rax as i64, mended.orig_rax as i64), (-516, libc::SYS_poll));
+        assert_eq!(mended.rip, code[2..].as_ptr() as u64);
+        assert!(redo_restart(pid, &at(2, libc::SYS_read)).is_none(), "a call that gave 219");
+        assert!(redo_restart(pid, &at(0, -1)).is_none(), "user code");
+        assert!(redo_restart(pid, &regs(219, libc::SYS_poll)).is_none(), "no code there");
     }
 
     #[test]

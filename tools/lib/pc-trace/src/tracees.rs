@@ -150,6 +150,9 @@ impl Tracees {
             return Err(TraceError::Unsupported { pid: self.pid, what });
         }
         mend::abort_rseq(self.pid, tid, &mut held.regs)?;
+        if let Some(mended) = mend::redo_restart(self.pid, &held.regs) {
+            held.regs = mended;
+        }
         if let Some(mended) = mend::redo_eintr(&held.regs)
             && !Status::read(tid).is_ok_and(|s| s.deliverable())
         {
