@@ -27,7 +27,7 @@ impl Blocked {
     }
 
     fn ends_well(mut self) {
-        let code = self.guest.ended(Duration::from_secs(20));
+        let code = self.guest.ended(Duration::from_secs(60));
         let report = fs::read_to_string(self.folder.file("report")).unwrap_or_default();
         assert!(code == Some(0) && report == "OK\n", "exit {code:?}: {report}");
     }

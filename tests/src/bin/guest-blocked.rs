@@ -4,7 +4,8 @@
 //! `guest-blocked REPORT [--twice] [--busy]`: `REPORT.ready` appears once all wait; three to four seconds after that all are done and REPORT
 //! says `OK`, or what went wrong. With `--twice` it reckons with being stopped by two that know nothing of each other: then
 //! how long a relative wait without a place for the remainder has lasted is known since the first alone.
-//! With `--busy` it reckons with a machine on which anything may take its time: how late a wait ends says nothing.
+//! With `--busy` it reckons with a machine on which anything may take its time: all waits last four times as long,
+//! and how late one ends says nothing.
 
 use std::io::Error;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -15,9 +16,6 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::S
 use libc::{c_int, c_long, timespec};
 
 const SECOND: u64 = 1_000_000_000;
-/// When waits with a time-out end, and when the others are woken; since the start.
-const TIMEOUT: u64 = 4 * SECOND;
-const WAKE: u64 = 7 * SECOND / 2;
 /// How late a wait may end. Less than what a wait that began anew would add.
 const LATE: u64 = 3 * SECOND / 2;
 
@@ -32,6 +30,16 @@ fn since() -> u64 {
     // SAFETY: `t` is writable.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut t) };
     t.tv_sec as u64 * SECOND + t.tv_nsec as u64 - BEGIN.load(SeqCst)
+}
+
+/// When waits with a time-out end; since the start.
+fn timeout() -> u64 {
+    if BUSY.load(SeqCst) { 16 * SECOND } else { 4 * SECOND }
+}
+
+/// When the others are woken.
+fn wake() -> u64 {
+    timeout() - SECOND / 2
 }
 
 fn spec(nanos: u64) -> timespec {
@@ -52,14 +60,14 @@ fn at<T>(value: &T) -> u64 {
 /// What a call gave, and whether the time is right.
 type Outcome = (i64, i64, u64, u64);
 
-/// A time-out: the call must give `want` between `TIMEOUT` and a little later.
+/// A time-out: the call must give `want` between [`timeout`] and a little later.
 fn timed(got: i64, want: i64) -> Outcome {
-    (got, want, TIMEOUT, TIMEOUT + LATE)
+    (got, want, timeout(), timeout() + LATE)
 }
 
 /// Calls that the kernel ends by a mere stop can only be made again with their whole time.
 fn timed_loosely(got: i64, want: i64) -> Outcome {
-    (got, want, TIMEOUT, 2 * TIMEOUT + LATE)
+    (got, want, timeout(), 2 * timeout() + LATE)
 }
 
 /// A relative wait whose remainder the kernel tells nobody.
@@ -68,7 +76,7 @@ fn timed_once(got: i64, want: i64) -> Outcome {
 }
 
 fn woken(got: i64, want: i64) -> Outcome {
-    (got, want, WAKE, WAKE + LATE)
+    (got, want, wake(), wake() + LATE)
 }
 
 fn pipe() -> [c_int; 2] {
@@ -78,17 +86,17 @@ fn pipe() -> [c_int; 2] {
     fds
 }
 
-/// A descriptor that becomes readable at `WAKE`.
+/// A descriptor that becomes readable at [`wake`].
 fn readable_later() -> u64 {
     let [read, write] = pipe();
     later(move || assert_eq!(raw(libc::SYS_write, [write as u64, at(b"x"), 1, 0, 0, 0]), 1));
     read as u64
 }
 
-/// Does something at `WAKE`.
+/// Does something at [`wake`].
 fn later(what: impl FnOnce() + Send + 'static) {
     std::thread::spawn(move || {
-        until(WAKE);
+        until(wake());
         what();
     });
 }
@@ -100,29 +108,29 @@ fn until(when: u64) {
 }
 
 fn nanosleep() -> Outcome {
-    timed_once(raw(libc::SYS_nanosleep, [at(&spec(TIMEOUT - since())), 0, 0, 0, 0, 0]), 0)
+    timed_once(raw(libc::SYS_nanosleep, [at(&spec(timeout() - since())), 0, 0, 0, 0, 0]), 0)
 }
 
 fn nanosleep_with_remainder() -> Outcome {
     let mut left = spec(0);
     let to = std::ptr::from_mut(&mut left) as u64;
-    timed(raw(libc::SYS_nanosleep, [at(&spec(TIMEOUT - since())), to, 0, 0, 0, 0]), 0)
+    timed(raw(libc::SYS_nanosleep, [at(&spec(timeout() - since())), to, 0, 0, 0, 0]), 0)
 }
 
 fn clock_nanosleep() -> Outcome {
     let clock = libc::CLOCK_MONOTONIC as u64;
-    timed_once(raw(libc::SYS_clock_nanosleep, [clock, 0, at(&spec(TIMEOUT - since())), 0, 0, 0]), 0)
+    timed_once(raw(libc::SYS_clock_nanosleep, [clock, 0, at(&spec(timeout() - since())), 0, 0, 0]), 0)
 }
 
 fn clock_nanosleep_absolute() -> Outcome {
-    let date = spec(BEGIN.load(SeqCst) + TIMEOUT);
+    let date = spec(BEGIN.load(SeqCst) + timeout());
     let clock = libc::CLOCK_MONOTONIC as u64;
     timed(raw(libc::SYS_clock_nanosleep, [clock, libc::TIMER_ABSTIME as u64, at(&date), 0, 0, 0]), 0)
 }
 
 fn poll() -> Outcome {
     let set = libc::pollfd { fd: pipe()[0], events: libc::POLLIN, revents: 0 };
-    timed_once(raw(libc::SYS_poll, [at(&set), 1, (TIMEOUT - since()).div_ceil(1_000_000), 0, 0, 0]), 0)
+    timed_once(raw(libc::SYS_poll, [at(&set), 1, (timeout() - since()).div_ceil(1_000_000), 0, 0, 0]), 0)
 }
 
 fn poll_for_ever() -> Outcome {
@@ -132,11 +140,11 @@ fn poll_for_ever() -> Outcome {
 
 fn ppoll() -> Outcome {
     let set = libc::pollfd { fd: pipe()[0], events: libc::POLLIN, revents: 0 };
-    timed(raw(libc::SYS_ppoll, [at(&set), 1, at(&spec(TIMEOUT - since())), 0, 8, 0]), 0)
+    timed(raw(libc::SYS_ppoll, [at(&set), 1, at(&spec(timeout() - since())), 0, 8, 0]), 0)
 }
 
 fn select() -> Outcome {
-    let left = TIMEOUT - since();
+    let left = timeout() - since();
     let time =
         libc::timeval { tv_sec: (left / SECOND) as i64, tv_usec: (left % SECOND).div_ceil(1000) as i64 };
     timed(raw(libc::SYS_select, [0, 0, 0, 0, at(&time), 0]), 0)
@@ -151,7 +159,7 @@ fn epoll(fd: u64) -> u64 {
 
 fn epoll_wait() -> Outcome {
     let event = libc::epoll_event { events: 0, u64: 0 };
-    let time = (TIMEOUT - since()).div_ceil(1_000_000);
+    let time = (timeout() - since()).div_ceil(1_000_000);
     let fd = epoll(pipe()[0] as u64);
     timed_loosely(raw(libc::SYS_epoll_wait, [fd, at(&event), 1, time, 0, 0]), 0)
 }
@@ -176,14 +184,14 @@ fn futex() -> Outcome {
 fn futex_with_timeout() -> Outcome {
     let word = AtomicU32::new(0);
     let op = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as u64;
-    let got = raw(libc::SYS_futex, [at(&word), op, 0, at(&spec(TIMEOUT - since())), 0, 0]);
+    let got = raw(libc::SYS_futex, [at(&word), op, 0, at(&spec(timeout() - since())), 0, 0]);
     timed_once(got, -i64::from(libc::ETIMEDOUT))
 }
 
 fn futex_with_date() -> Outcome {
     let word = AtomicU32::new(0);
     let op = (libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG) as u64;
-    let date = spec(BEGIN.load(SeqCst) + TIMEOUT);
+    let date = spec(BEGIN.load(SeqCst) + timeout());
     let got = raw(libc::SYS_futex, [at(&word), op, 0, at(&date), 0, u64::from(u32::MAX)]);
     timed(got, -i64::from(libc::ETIMEDOUT))
 }
@@ -205,7 +213,7 @@ fn read_eventfd() -> Outcome {
 
 fn read_timerfd() -> Outcome {
     let fd = raw(libc::SYS_timerfd_create, [libc::CLOCK_MONOTONIC as u64, 0, 0, 0, 0, 0]) as u64;
-    let time = libc::itimerspec { it_interval: spec(0), it_value: spec(TIMEOUT - since()) };
+    let time = libc::itimerspec { it_interval: spec(0), it_value: spec(timeout() - since()) };
     assert_eq!(raw(libc::SYS_timerfd_settime, [fd, 0, at(&time), 0, 0, 0]), 0);
     timed(read(fd), 8)
 }
@@ -278,7 +286,7 @@ fn sigwaitinfo() -> Outcome {
 
 fn user_code() -> Outcome {
     let (mut sum, mut n) = (0u64, 0u64);
-    while since() < WAKE {
+    while since() < wake() {
         for _ in 0..10_000 {
             sum = std::hint::black_box(sum).wrapping_add(n);
             n += 1;
@@ -328,7 +336,7 @@ fn rseq() -> Outcome {
     // SAFETY: the thread pointer stands at fs:0.
     unsafe { std::arch::asm!("mov {}, fs:0", out(reg) pointer) };
     let mut ends = [0i64; 3];
-    while since() < WAKE {
+    while since() < wake() {
         // SAFETY: the area that the C library has registered for this thread.
         ends[unsafe { guest_rseq_section(pointer.wrapping_offset(__rseq_offset), 300_000) } as usize] += 1;
     }
