@@ -47,8 +47,12 @@ impl Chunk {
         Ok(())
     }
 
-    pub fn clear(&mut self) {
-        self.buf.resize(CHUNK, 0);
+    /// Makes it ready for so many bytes. No larger than that: at the stop, making more memory present would take longer than
+    /// to read the pages that are left.
+    pub fn clear(&mut self, bytes: usize) {
+        if self.buf.len() < bytes {
+            self.buf.resize(bytes, 0);
+        }
         self.runs.clear();
         self.pieces.clear();
         self.patches.clear();
@@ -100,7 +104,7 @@ mod tests {
 
     fn chunk() -> Chunk {
         let mut chunk = Chunk::default();
-        chunk.clear();
+        chunk.clear(CHUNK);
         chunk.buf.iter_mut().enumerate().for_each(|(i, byte)| *byte = (i / BLOCK) as u8);
         chunk
     }
@@ -122,7 +126,7 @@ mod tests {
         assert!(!chunk.add_changed(0x7000, 0, (1 << 47) - 1));
         assert_eq!((chunk.patched, chunk.runs.len()), (1, 0));
         for changed in [u64::MAX, (1 << 48) - 1, (u64::MAX / 3) | 0xffff_ffff] {
-            chunk.clear();
+            chunk.clear(CHUNK);
             assert!(chunk.add_changed(0x7000, 0, changed));
             assert_eq!((chunk.patched, chunk.runs.len()), (0, 1), "{changed:#b}");
         }

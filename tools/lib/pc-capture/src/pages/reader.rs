@@ -56,7 +56,7 @@ impl<'a> Reader<'a> {
         }
         let mut batch = std::mem::take(&mut self.batch);
         cut.next(&mut batch);
-        chunk.clear();
+        chunk.clear(batch.iter().map(|span| (span.end - span.start) as usize).sum());
         let read = self.read(&batch, chunk);
         let more = !batch.is_empty();
         self.batch = batch;
