@@ -1,7 +1,7 @@
 //! userfaultfd(2) with `UFFD_FEATURE_WP_ASYNC`, and PAGEMAP_SCAN.
 
 use pc_sys::pagemap::{PageIs, PageRegion, Pagemap, Query, ScanFlags};
-use pc_sys::{pidfd, uffd};
+use pc_sys::{pidfd, sched, uffd};
 use pc_trace::{Call, Remote};
 use std::os::fd::AsFd;
 
@@ -9,6 +9,10 @@ use crate::{Found, Range, Run, TrackError, Tracker, What, kernel};
 
 /// Unregistering holds the address space's lock: this many bytes at a time.
 const PIECE: u64 = 16 << 20;
+/// A survey of less than twice this is not worth a second thread: it takes half a millisecond.
+const PART: u64 = 256 << 20;
+/// The most threads for one.
+const MOST_PARTS: u64 = 8;
 
 /// The target's userfaultfd, taken over. Tracking ends when it is dropped; drop it only after [`Tracker::untrack`] of
 /// large ranges, or after the target's end, for it holds the target's lock for all of them at once.
@@ -43,11 +47,11 @@ impl Uffd {
 }
 
 impl Uffd {
-    /// Scans into `self.regions`; without guard pages on a kernel before 6.15, which knows none.
-    fn query(&mut self, range: Range, what: What, flags: ScanFlags) -> std::io::Result<()> {
-        match self.query_with(range, what, PageIs::GUARD, flags) {
+    /// Scans ranges into `self.regions`; without guard pages on a kernel before 6.15, which knows none.
+    fn query(&mut self, ranges: &[Range], what: What, flags: ScanFlags) -> std::io::Result<()> {
+        match self.query_with(ranges, what, PageIs::GUARD, flags) {
             Err(err) if err.raw_os_error() == Some(libc::EINVAL) => {
-                self.query_with(range, what, PageIs::empty(), flags)
+                self.query_with(ranges, what, PageIs::empty(), flags)
             }
             done => done,
         }
@@ -55,7 +59,7 @@ impl Uffd {
 
     fn query_with(
         &mut self,
-        (start, end): Range,
+        ranges: &[Range],
         what: What,
         guard: PageIs,
         flags: ScanFlags,
@@ -65,7 +69,7 @@ impl Uffd {
         let content = PageIs::PRESENT | PageIs::SWAPPED | guard;
         let report = PageIs::WRITTEN | PageIs::WPALLOWED | guard | doubtful(what);
         let query = Query::any_of(content, report).without(hidden(what)).flags(flags);
-        self.pagemap.scan(start, end, query, &mut self.regions)
+        self.pagemap.scan_at_once(ranges, query, &mut self.regions)
     }
 
     fn tell(&self, what: What, out: &mut Vec<Run>) {
@@ -119,7 +123,7 @@ impl Tracker for Uffd {
     ) -> Result<Found, TrackError> {
         let flags =
             if clear { ScanFlags::CHECK_WPASYNC | ScanFlags::WP_MATCHING } else { ScanFlags::CHECK_WPASYNC };
-        match self.query(range, what, flags) {
+        match self.query(&[range], what, flags) {
             Ok(()) => self.tell(what, out),
             Err(err) if err.raw_os_error() == Some(libc::EPERM) => return Ok(Found::Lost),
             Err(err) => return Err(TrackError::Kernel { what: "scanning for written pages", source: err }),
@@ -128,12 +132,13 @@ impl Tracker for Uffd {
     }
 
     /// One scan for neighbours of one kind: to ask of each page whether it is a file's would take several times as long.
+    /// Large ones are looked at in parts, each by a thread.
     fn survey(&mut self, mappings: &[(Range, What)], out: &mut Vec<Run>) -> Result<(), TrackError> {
         for alike in mappings.chunk_by(|a, b| a.1 == b.1) {
-            let (first, last) = (alike[0], alike[alike.len() - 1]);
-            self.query((first.0.0, last.0.1), first.1, ScanFlags::empty())
+            let what = alike[0].1;
+            self.query(&parts(alike, cpus()), what, ScanFlags::empty())
                 .map_err(kernel("scanning for written pages"))?;
-            self.tell(first.1, out);
+            self.tell(what, out);
         }
         Ok(())
     }
@@ -159,6 +164,36 @@ impl Tracker for Uffd {
     }
 }
 
+/// How many CPUs this thread may run on.
+fn cpus() -> u64 {
+    let mask = sched::sched_getaffinity(0).unwrap_or_default();
+    mask.iter().map(|byte| u64::from(byte.count_ones())).sum()
+}
+
+/// All from the first to the last of some mappings in as many parts as are worth it, but no more than `most`, with about as
+/// much of the mappings in each.
+fn parts(mappings: &[(Range, What)], most: u64) -> Vec<Range> {
+    /// What a page table spans: no two threads work on one.
+    const TABLE: u64 = 2 << 20;
+    let (Some(((first, _), _)), Some(((_, last), _))) = (mappings.first(), mappings.last()) else {
+        return Vec::new();
+    };
+    let total: u64 = mappings.iter().map(|((start, end), _)| end - start).sum();
+    let count = (total / PART).min(most).clamp(1, MOST_PARTS);
+    let (mut borders, mut before) = (vec![*first], 0);
+    for ((start, end), _) in mappings {
+        // The next part begins behind so much of the mappings.
+        let next = |borders: &[u64]| total / count * borders.len() as u64;
+        while (borders.len() as u64) < count && next(&borders) < before + (end - start) {
+            let border = (start + next(&borders) - before) / TABLE * TABLE;
+            borders.push(border.max(*start));
+        }
+        before += end - start;
+    }
+    borders.push(*last);
+    borders.windows(2).map(|pair| (pair[0], pair[1])).collect()
+}
+
 /// Pages that may have changed though they do not count as written: where a page of a private file mapping was dropped
 /// (`MADV_DONTNEED`), the kernel leaves a mark that it was write-protected, which looks like a page in swap, unwritten.
 fn doubtful(what: What) -> PageIs {
@@ -173,5 +208,34 @@ fn hidden(what: What) -> PageIs {
     match what {
         What::Anonymous => PageIs::PFNZERO,
         What::PrivateFile => PageIs::PFNZERO | PageIs::FILE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_surveys_are_parted_so_that_each_thread_has_about_as_much() {
+        const GIB: u64 = 1 << 30;
+        let parts = |ranges: &[Range], most| {
+            let mappings: Vec<_> = ranges.iter().map(|range| (*range, What::Anonymous)).collect();
+            parts(&mappings, most)
+        };
+        assert_eq!(parts(&[(4096, PART)], 8), [(4096, PART)], "not worth it");
+        assert_eq!(parts(&[(GIB, 2 * GIB)], 1), [(GIB, 2 * GIB)], "one processor");
+        assert_eq!(parts(&[(GIB, 2 * GIB)], 0), [(GIB, 2 * GIB)], "none is known of");
+        assert_eq!(parts(&[(GIB, 3 * GIB)], 2), [(GIB, 2 * GIB), (2 * GIB, 3 * GIB)]);
+        // What is not mapped between them does not count.
+        let (near, far) = ((GIB, 2 * GIB), (1000 * GIB, 1003 * GIB));
+        assert_eq!(parts(&[near, far], 2), [(GIB, 1001 * GIB), (1001 * GIB, 1003 * GIB)]);
+        assert_eq!(parts(&[(0, 64 * GIB)], 100).len() as u64, MOST_PARTS);
+        // A border that would lie in front of its mapping.
+        let odd = [(0, GIB), (2 * GIB + 4096, 3 * GIB + 8192)];
+        assert_eq!(parts(&odd, 2), [(0, 2 * GIB + 4096), (2 * GIB + 4096, 3 * GIB + 8192)]);
+        let many: Vec<Range> = (0..100_000).map(|i| (i * 65536, i * 65536 + 32768)).collect();
+        let all = parts(&many, 4);
+        assert_eq!((all.len(), all[0].0, all[3].1), (4, many[0].0, many[99_999].1));
+        assert!(all.windows(2).all(|pair| pair[0].1 == pair[1].0 && pair[0].0 < pair[0].1));
     }
 }

@@ -27,6 +27,11 @@ for line in sys.stdin:
     elif words[0] == "beside":
         libc.mmap(base + (N + 8) * 4096, 2 * 4096, 3, 0x22 | 0x100000, -1, 0)
         ctypes.memset(base + (N + 8) * 4096, 7, 1)
+    elif words[0] == "large":
+        libc.mmap(base + (N + 8) * 4096, 2 << 30, 3, 0x22 | 0x100000 | 0x4000, -1, 0)
+        libc.madvise(base + (N + 8) * 4096, 2 << 30, 15)
+        for at in range(0, 2 << 30, 1 << 24):
+            ctypes.memset(base + (N + 8) * 4096 + at, 7, 3 * 4096)
     elif words[0] == "again":
         libc.munmap(ctypes.c_void_p(base), N * 4096)
         libc.mmap(base, N * 4096, 3, 0x22 | 0x100000, -1, 0)
@@ -146,6 +151,29 @@ fn a_survey_of_many_mappings_takes_nothing_away_and_says_what_is_not_tracked() {
         assert_eq!(pages(&tracked, false).len(), 32);
         assert_eq!(pages(&other, true), [72]);
     }
+}
+
+/// Looked at by several threads where there are several processors.
+#[test]
+fn a_survey_of_much_memory_finds_what_a_scan_finds() {
+    let mut guest = Guest::start();
+    let mut uffd = track(&guest);
+    guest.tell("large");
+    let large = (BASE + 72 * 4096, BASE + 72 * 4096 + (2 << 30));
+    assert!(uffd.track(large).unwrap());
+    uffd.scan(large, What::Anonymous, true, &mut Vec::new()).unwrap();
+    // At both ends, and around the middle.
+    let written = [72, 73, 72 + (1 << 18) - 1, 72 + (1 << 18), 72 + (1 << 18) + 1, 71 + (1 << 19)];
+    written.iter().for_each(|page| guest.tell(&format!("write {page}")));
+    let (mut surveyed, mut scanned) = (Vec::new(), Vec::new());
+    uffd.survey(&[(RANGE, What::Anonymous), (large, What::Anonymous)], &mut surveyed).unwrap();
+    for range in [RANGE, large] {
+        uffd.scan(range, What::Anonymous, false, &mut scanned).unwrap();
+    }
+    assert_eq!(surveyed, scanned);
+    surveyed.retain(|run| run.start >= large.0);
+    assert_eq!(pages(&surveyed, true), written);
+    assert_eq!(pages(&surveyed, false).len(), 128 * 3 - 4);
 }
 
 #[test]
