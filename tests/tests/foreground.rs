@@ -35,9 +35,13 @@ fn text(path: &Path) -> String {
 
 /// Starts a foreground pc-restore and waits for its pid file.
 fn beside(folder: &Folder, image: &Path, args: &[&str]) -> (Child, i32) {
+    beside_by(Command::new(program("pc-restore")), folder, image, args)
+}
+
+/// The same with a command that runs pc-restore.
+fn beside_by(mut tool: Command, folder: &Folder, image: &Path, args: &[&str]) -> (Child, i32) {
     let pidfile = folder.file("pid");
     let said = File::create(folder.file("said")).expect("a file");
-    let mut tool = Command::new(program("pc-restore"));
     let tool = tool.arg("--pidfile").arg(&pidfile).args(args).stdin(File::open(image).expect("an image"));
     let tool = tool.stdout(Stdio::null()).stderr(said).spawn().expect("it runs");
     wait_for("a pid file", Duration::from_secs(10), || text(&pidfile).ends_with('\n'));
@@ -69,6 +73,33 @@ fn the_foreground_passes_signals_on_and_ends_as_the_program_does() {
 #[test]
 fn the_init_of_a_new_pid_namespace_passes_signals_on_and_ends_as_the_program_does() {
     signals_and_status_are_passed_on(&["--new-pid-ns"]);
+}
+
+/// pc-restore with few open files.
+fn limited(limit: &str) -> Command {
+    let mut tool = Command::new("setpriv");
+    let script = format!("ulimit {limit}; exec \"$0\" \"$@\"");
+    tool.args(["--bounding-set", "-sys_resource", "sh", "-c", &script]).arg(program("pc-restore"));
+    tool
+}
+
+#[test]
+fn a_low_limit_of_open_files_is_raised_or_named() {
+    let folder = Folder::new();
+    let image = image_of_shell(&folder);
+    let (mut tool, pid) = beside_by(limited("-Sn 200"), &folder, &image, &[]);
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is there");
+    assert_eq!(tool.wait().expect("wait").code(), Some(137));
+    let own = fs::read_to_string("/proc/self/limits").expect("our limits");
+    let open_files =
+        |text: &str| text.lines().find(|line| line.starts_with("Max open files")).map(str::to_owned);
+    assert_eq!(open_files(&limits), open_files(&own), "the process has its own limit");
+    let image = File::open(&image).expect("an image");
+    let output = limited("-n 200").arg("--detach").stdin(image).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{said}");
+    assert!(said.contains("limit of open files is 200, and to build a process takes 901"), "{said}");
 }
 
 #[test]

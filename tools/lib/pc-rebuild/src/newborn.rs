@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use pc_image::{Backing, Vma};
 use pc_sys::birth::{Birth, HUSK_SOCKET, fork_husk, fork_init};
@@ -69,6 +70,20 @@ impl Drop for Init {
     }
 }
 
+/// The husk has its socket under a high number, whatever limit of open files was set for us.
+fn make_room_for_descriptors() -> Result<(), RebuildError> {
+    let needed = HUSK_SOCKET as u64 + 1;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).what("reading the limit of open files")?;
+    if soft >= needed {
+        return Ok(());
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed)).map_err(|_| {
+        RebuildError::Unsupported(format!(
+            "the hard limit of open files is {hard}, and to build a process takes {needed}"
+        ))
+    })
+}
+
 /// Makes the husk of process `pid`, whose mappings will be `vmas`.
 pub fn make(settings: &Settings, pid: u32, vmas: &[Vma], new_session: bool) -> Result<Newborn, RebuildError> {
     let own = own_mappings().what("reading our mappings")?;
@@ -79,6 +94,7 @@ pub fn make(settings: &Settings, pid: u32, vmas: &[Vma], new_session: bool) -> R
     let full = || RebuildError::Unsupported("no room between the mappings of the process".into());
     let base = find_hole(&taken, SCRATCH + park).ok_or_else(full)?;
     let scratch = Scratch::prepare(base, SCRATCH).what("mapping the scratch area")?;
+    make_room_for_descriptors()?;
     let flags = SockFlag::SOCK_CLOEXEC;
     let (socket, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).what("making a socket pair")?;

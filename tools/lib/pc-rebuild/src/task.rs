@@ -189,29 +189,35 @@ const LIMITS: [&str; 16] = [
 /// Resource limits. A hard limit above ours needs CAP_SYS_RESOURCE; without, ours stands, which is said.
 pub fn limits(husk: &mut Husk, state: &TaskState, notices: Notices<'_>) -> Result<(), RebuildError> {
     let pid = husk.pid();
-    for ((number, name), &(soft, hard)) in (0u64..).zip(LIMITS).zip(&state.rlimits) {
-        let old = husk.space(16)?;
-        let new = husk.put(&words(&[soft, hard]))?;
-        let set = Call::new(libc::SYS_prlimit64, [0, number, new, 0]);
-        let get = Call::new(libc::SYS_prlimit64, [0, number, 0, old]);
-        let results = husk.batch(pid, &[get, set])?;
-        if results[1] == -i64::from(libc::EPERM) {
-            let mut bytes = [0u8; 16];
-            husk.read(old, &mut bytes)?;
-            let ours = u64::from_le_bytes(bytes[8..].try_into().unwrap_or_default());
-            if soft > ours {
-                return Err(RebuildError::Unsupported(format!(
-                    "its RLIMIT_{name} is {soft}, and we may not go above {ours} here"
-                )));
-            }
-            notices(&format!("its hard RLIMIT_{name} was {hard}, here it is {ours}"));
-            let new = husk.put(&words(&[soft, ours]))?;
-            husk.call(pid, Call::new(libc::SYS_prlimit64, [0, number, new, 0])).what("setting limits")?;
-        } else {
-            raw_ok(results[1], || format!("setting RLIMIT_{name}"))?;
-        }
-        husk.reset();
+    let (mut calls, mut ours) = (Vec::new(), Vec::new());
+    for (number, &(soft, hard)) in (0u64..).zip(&state.rlimits).take(LIMITS.len()) {
+        let (old, new) = (husk.space(16)?, husk.put(&words(&[soft, hard]))?);
+        calls.push(Call::new(libc::SYS_prlimit64, [0, number, 0, old]));
+        calls.push(Call::new(libc::SYS_prlimit64, [0, number, new, 0]));
+        ours.push(old);
     }
+    let results = husk.batch(pid, &calls)?;
+    let set = results.chunks_exact(2).map(|pair| pair[1]);
+    for ((((number, name), result), old), &(soft, hard)) in
+        (0u64..).zip(LIMITS).zip(set).zip(ours).zip(&state.rlimits)
+    {
+        if result != -i64::from(libc::EPERM) {
+            raw_ok(result, || format!("setting RLIMIT_{name}"))?;
+            continue;
+        }
+        let mut bytes = [0u8; 16];
+        husk.read(old, &mut bytes)?;
+        let ours = u64::from_le_bytes(bytes[8..].try_into().unwrap_or_default());
+        if soft > ours {
+            return Err(RebuildError::Unsupported(format!(
+                "its RLIMIT_{name} is {soft}, and we may not go above {ours} here"
+            )));
+        }
+        notices(&format!("its hard RLIMIT_{name} was {hard}, here it is {ours}"));
+        let new = husk.put(&words(&[soft, ours]))?;
+        husk.call(pid, Call::new(libc::SYS_prlimit64, [0, number, new, 0])).what("setting limits")?;
+    }
+    husk.reset();
     Ok(())
 }
 
