@@ -26,8 +26,12 @@ impl Blocked {
         Blocked { guest, folder }
     }
 
-    fn ends_well(mut self) {
-        let code = self.guest.ended(Duration::from_secs(60));
+    fn ends_well(self) {
+        self.ends_well_within(Duration::from_secs(20));
+    }
+
+    fn ends_well_within(mut self, limit: Duration) {
+        let code = self.guest.ended(limit);
         let report = fs::read_to_string(self.folder.file("report")).unwrap_or_default();
         assert!(code == Some(0) && report == "OK\n", "exit {code:?}: {report}");
     }
@@ -67,7 +71,7 @@ fn a_copy_of_a_copy_that_was_still_going_on_with_its_calls_goes_on() {
     yields_to_all(&guest);
     let _load = [Load::start(), Load::start()];
     let guest = moved(moved(guest, Way::NewPidNs), Way::NewPidNs);
-    Blocked { guest, folder }.ends_well();
+    Blocked { guest, folder }.ends_well_within(Duration::from_secs(60));
 }
 
 fn yields_to_all(guest: &Guest) {

@@ -172,6 +172,7 @@ fn settle(writer: Writer, outcome: &Outcome) -> (Fate, Writer) {
         original = match state(pid) {
             None | Some('Z' | 'X') => None,
             Some('T') => Some(true),
+            Some('t') => panic!("still traced: {outcome}"),
             Some('S') => Some(false),
             _ => return false,
         };

@@ -189,18 +189,16 @@ const LIMITS: [&str; 16] = [
 /// Resource limits. A hard limit above ours needs CAP_SYS_RESOURCE; without, ours stands, which is said.
 pub fn limits(husk: &mut Husk, state: &TaskState, notices: Notices<'_>) -> Result<(), RebuildError> {
     let pid = husk.pid();
-    let (mut calls, mut ours) = (Vec::new(), Vec::new());
+    let (mut calls, mut olds) = (Vec::new(), Vec::new());
     for (number, &(soft, hard)) in (0u64..).zip(&state.rlimits).take(LIMITS.len()) {
         let (old, new) = (husk.space(16)?, husk.put(&words(&[soft, hard]))?);
         calls.push(Call::new(libc::SYS_prlimit64, [0, number, 0, old]));
         calls.push(Call::new(libc::SYS_prlimit64, [0, number, new, 0]));
-        ours.push(old);
+        olds.push(old);
     }
     let results = husk.batch(pid, &calls)?;
-    let set = results.chunks_exact(2).map(|pair| pair[1]);
-    for ((((number, name), result), old), &(soft, hard)) in
-        (0u64..).zip(LIMITS).zip(set).zip(ours).zip(&state.rlimits)
-    {
+    for (number, (old, &(soft, hard))) in olds.into_iter().zip(&state.rlimits).enumerate() {
+        let (name, result) = (LIMITS[number], results[2 * number + 1]);
         if result != -i64::from(libc::EPERM) {
             raw_ok(result, || format!("setting RLIMIT_{name}"))?;
             continue;
@@ -215,7 +213,7 @@ pub fn limits(husk: &mut Husk, state: &TaskState, notices: Notices<'_>) -> Resul
         }
         notices(&format!("its hard RLIMIT_{name} was {hard}, here it is {ours}"));
         let new = husk.put(&words(&[soft, ours]))?;
-        husk.call(pid, Call::new(libc::SYS_prlimit64, [0, number, new, 0])).what("setting limits")?;
+        husk.call(pid, Call::new(libc::SYS_prlimit64, [0, number as u64, new, 0])).what("setting limits")?;
     }
     husk.reset();
     Ok(())

@@ -168,9 +168,13 @@ impl Pagemap {
         query: Query,
         regions: &mut Vec<PageRegion>,
     ) -> io::Result<()> {
-        let Some((first, others)) = ranges.split_first() else {
-            regions.clear();
-            return Ok(());
+        let (first, others) = match ranges {
+            [] => {
+                regions.clear();
+                return Ok(());
+            }
+            [(start, end)] => return self.scan(*start, *end, query, regions),
+            [first, others @ ..] => (first, others),
         };
         std::thread::scope(|scope| {
             let scan = |(start, end): (u64, u64)| {

@@ -1,9 +1,10 @@
 //! userfaultfd(2) with `UFFD_FEATURE_WP_ASYNC`, and PAGEMAP_SCAN.
 
 use pc_sys::pagemap::{PageIs, PageRegion, Pagemap, Query, ScanFlags};
-use pc_sys::{pidfd, sched, uffd};
+use pc_sys::{pidfd, uffd};
 use pc_trace::{Call, Remote};
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
 use crate::{Found, Range, Run, TrackError, Tracker, What, kernel};
 
@@ -164,10 +165,10 @@ impl Tracker for Uffd {
     }
 }
 
-/// How many CPUs this thread may run on.
+/// How many CPUs there are for us. Asked once, before the stop: it takes a look at files.
 fn cpus() -> u64 {
-    let mask = sched::sched_getaffinity(0).unwrap_or_default();
-    mask.iter().map(|byte| u64::from(byte.count_ones())).sum()
+    static CPUS: OnceLock<u64> = OnceLock::new();
+    *CPUS.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u64))
 }
 
 /// All from the first to the last of some mappings in as many parts as are worth it, but no more than `most`, with about as
