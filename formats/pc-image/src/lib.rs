@@ -24,6 +24,7 @@ mod reader;
 mod record;
 mod regular;
 mod round;
+pub mod rules;
 mod shm;
 mod signal;
 mod signalfd;

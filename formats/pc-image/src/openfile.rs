@@ -51,6 +51,24 @@ pub struct OpenFile {
     pub kind: OpenFileKind,
 }
 
+impl OpenFile {
+    /// The lowest version of the record that can express this one: 1 for the kinds up to [`OpenFileKind::Shm`].
+    pub(crate) fn lowest_version(&self) -> u16 {
+        match self.kind {
+            OpenFileKind::Regular(_)
+            | OpenFileKind::Pipe(_)
+            | OpenFileKind::Event(_)
+            | OpenFileKind::Epoll(_)
+            | OpenFileKind::Timer(_)
+            | OpenFileKind::Signal(_)
+            | OpenFileKind::Inet(_)
+            | OpenFileKind::Unix(_)
+            | OpenFileKind::External(_)
+            | OpenFileKind::Shm(_) => 1,
+        }
+    }
+}
+
 /// Kinds of open file descriptions.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum OpenFileKind {

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use pc_image::{Item, MapChange, PAGE_SIZE, Pages, Patches, Record, Source, SpaceId};
+use pc_image::{Item, MapChange, PAGE_SIZE, Pages, Patches, Record, Source, SpaceId, rules};
 
 use crate::early::Early;
 use crate::error::{Context, RebuildError};
@@ -168,6 +168,9 @@ impl<'a> Engine<'a> {
             Item::Patches(patches) => return self.take_patches(patches),
             Item::Record(record) => *record,
         };
+        if let Some(why) = rules::refusals(&record).into_iter().next() {
+            return Err(RebuildError::Unsupported(why));
+        }
         match &record {
             Record::Machine(machine) => machine::judge(machine)?,
             Record::File(file) => file::judge(file)?,
