@@ -22,6 +22,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,12 @@ pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// Descriptors that whoever runs the tests has left open (job runners do) are no guest's: they would reach outside.
+fn keep_what_was_inherited() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| pc_sys::fcntl::close_on_exec_from(3).expect("close_range"));
+}
+
 /// A folder that goes with its guard.
 pub struct Folder(PathBuf);
 
@@ -55,6 +62,7 @@ impl Folder {
     /// A new folder that only its owner may read.
     pub fn new() -> Folder {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        keep_what_was_inherited();
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let mark = std::env::temp_dir().join(format!("pc-tests-{}-", std::process::id()));
         let mark = mark.to_str().expect("a name");
@@ -117,6 +125,7 @@ impl Guest {
 
     /// Starts a program with the standard descriptors that it was given.
     pub fn start_as_is(command: &mut Command) -> Guest {
+        keep_what_was_inherited();
         let began = Instant::now();
         let child = loop {
             match command.spawn() {

@@ -174,13 +174,21 @@ fn pipes_to_the_outside_become_descriptors_of_ours() {
     assert_eq!(got, "out of the copy\n");
 }
 
+/// As `program 2>&1 | less`, and with two descriptions of the one pipe.
 #[test]
-fn without_attach_a_pipe_that_is_written_to_becomes_our_stderr_and_this_is_said() {
+fn only_standard_error_becomes_ours_without_attach_and_standard_output_if_it_is_the_same_pipe() {
+    let reopened = "import os\nfd = os.open('/proc/self/fd/1', os.O_WRONLY)\nos.dup2(fd, 1)\nos.close(fd)";
+    for (first, said) in [("", "pipe:2 becomes our stderr"), (reopened, "pipe:2:1 becomes our stderr")] {
+        becomes_stderr(first, said);
+    }
+}
+
+fn becomes_stderr(first: &str, expected: &str) {
     let folder = Folder::new();
     let second = "print('out of the copy', flush=True)";
     let (from, to_us) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).expect("a pipe");
-    let mut command = python(&folder, "", second);
-    let guest = started(&folder, command.stdout(to_us));
+    let mut command = python(&folder, first, second);
+    let guest = started(&folder, command.stdout(to_us.try_clone().expect("a duplicate")).stderr(to_us));
     let image = image_of(&folder, guest, &[]);
     drop((command, from));
     pc_tests::adopt_orphans();
@@ -189,10 +197,78 @@ fn without_attach_a_pipe_that_is_written_to_becomes_our_stderr_and_this_is_said(
     let tool =
         tool.args(["--detach", "--pidfile"]).arg(&pidfile).stdin(File::open(&image).expect("an image"));
     let ended = tool.stderr(File::create(&said).expect("a file")).status().expect("it runs");
-    assert!(ended.success() && text(&said).contains("pipe:1 becomes our stderr"), "{}", text(&said));
+    assert!(ended.success() && text(&said).contains(expected), "{}", text(&said));
     let copy = Guest::adopt(text(&pidfile).trim().parse().expect("a pid"));
     second_part_is_right(&folder, copy);
     assert!(text(&said).ends_with("out of the copy\n"), "{}", text(&said));
+}
+
+/// Tries to restore an image, which is refused.
+fn refused(image: &Path, args: &[&str]) -> String {
+    let mut tool = Command::new(program("pc-restore"));
+    let tool = tool.arg("--detach").args(args).stdin(File::open(image).expect("an image"));
+    let output = tool.output().expect("it runs");
+    assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+    said(&output)
+}
+
+#[test]
+fn a_pipe_to_the_outside_is_refused_with_the_option_to_type_and_check_says_it_before() {
+    let folder = Folder::new();
+    let (guest, _from, _to) = piped(&folder);
+    let checked = run("pc-dump", &["--check", &guest.arg()]);
+    let text = said(&checked);
+    assert!(checked.status.success(), "{text}");
+    assert!(text.contains("--attach pipe:0=WHERE") && text.contains("--attach pipe:1=WHERE"), "{text}");
+    let image = image_of(&folder, guest, &[]);
+    assert!(refused(&image, &[]).contains("--attach pipe:0=WHERE"));
+    let text = refused(&image, &["--attach", "pipe:0=null"]);
+    assert!(text.contains("--attach pipe:1=WHERE") && !text.contains("pipe:0"), "{text}");
+}
+
+/// `producer | gzip > file`: the copy goes on with the very pipe.
+#[test]
+fn gzip_in_a_pipeline_comes_out_whole_where_the_pipe_is_attached() {
+    const LINES: usize = 400_000;
+    let folder = Folder::new();
+    let (from, to) = nix::unistd::pipe().expect("a pipe");
+    fcntl(&to, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("a flag");
+    let zipped = folder.file("zipped");
+    let mut command = Command::new("gzip");
+    let end = from.try_clone().expect("a duplicate");
+    command.stdin(end).stdout(File::create(&zipped).expect("a file")).stderr(Stdio::null());
+    let guest = Guest::start_as_is(&mut command);
+    drop(command);
+    let mut to = File::from(to);
+    let half = |from: usize| (from..from + LINES / 2).map(|n| format!("line {n}\n")).collect::<String>();
+    to.write_all(half(0).as_bytes()).expect("taken");
+    let image = image_of(&folder, guest, &[]);
+    assert!(refused(&image, &[]).contains("--attach pipe:0=WHERE"));
+    let mut copy = restored(&image, &["--attach", &format!("pipe:0=fd:{}", from.as_raw_fd())]);
+    drop(from);
+    to.write_all(half(LINES / 2).as_bytes()).expect("taken by the copy");
+    drop(to);
+    assert_eq!(copy.ended(Duration::from_secs(60)), Some(0));
+    let output = Command::new("gzip").args(["-dc"]).arg(&zipped).output().expect("gzip runs");
+    assert!(output.status.success() && output.stdout == (half(0) + &half(LINES / 2)).as_bytes());
+}
+
+/// A pipe of which the process has both ends is its own only if nobody else has one.
+#[test]
+fn a_pipe_with_both_ends_inside_and_one_outside_is_one_to_the_outside() {
+    let folder = Folder::new();
+    let second = "os.write(fds[1], b'to the outside')";
+    let guest = started(&folder, &mut python(&folder, "fds = os.pipe()\nassert fds == (3, 4)", second));
+    let own = File::open(format!("/proc/{}/fd/3", guest.pid())).expect("a pipe");
+    let image = image_of(&folder, guest, &[]);
+    assert!(refused(&image, &[]).contains("--attach pipe:3=WHERE"));
+    let attach = [format!("pipe:3=fd:{}", own.as_raw_fd()), format!("pipe:4=fd:{}", own.as_raw_fd())];
+    fcntl(&own, FcntlArg::F_SETFD(FdFlag::empty())).expect("a flag");
+    let copy = restored(&image, &["--attach", &attach[0], "--attach", &attach[1]]);
+    second_part_is_right(&folder, copy);
+    let mut got = [0; 14];
+    (&own).read_exact(&mut got).expect("bytes");
+    assert_eq!(&got, b"to the outside");
 }
 
 #[test]

@@ -468,6 +468,20 @@ signal.pause()";
 }
 
 #[test]
+fn a_pipe_to_the_outside_is_refused_before_the_original_is_stopped() {
+    let _one = Alone::new();
+    let (from, _to) = std::io::pipe().expect("a pipe");
+    let mut command = Command::new("sleep");
+    let guest =
+        Guest::start_as_is(command.arg("300").stdin(from).stdout(Stdio::null()).stderr(Stdio::null()));
+    let ended = HandOver::start(&guest.arg(), &[], &[], None).finish();
+    assert_eq!(ended.codes(), (Some(6), Some(6)), "{}", ended.said);
+    assert!(ended.said.contains("--attach pipe:0=WHERE"), "{}", ended.said);
+    assert!(!ended.passed.iter().any(|(_, frame)| *frame == "Thread"), "{}", ended.said);
+    sleeps(&guest);
+}
+
+#[test]
 fn the_copy_never_gets_the_channel_back_to_the_source() {
     let _one = Alone::new();
     let guest = sleeper();

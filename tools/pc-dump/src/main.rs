@@ -37,7 +37,11 @@ fn run() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if args.check {
-        coded(pc_capture::check(&settings))?;
+        for external in coded(pc_capture::check(&settings))? {
+            if let Some(text) = pc_image::rules::needs_attach(&external) {
+                pc_cli::notice(TOOL, &text);
+            }
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let cancel = signals::install().context("signals")?;

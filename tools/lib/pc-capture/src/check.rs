@@ -4,6 +4,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use pc_image::{ExternalFile, OpenFileKind};
 use pc_sys::pidfd;
 
 use crate::Settings;
@@ -11,6 +12,7 @@ use crate::error::{CaptureError, Context, Result, Unsupported};
 use crate::file::Files;
 use crate::memory::{self, Known};
 use crate::openfile::{Fds, descriptors};
+use crate::pipe::Outside;
 use crate::procfs::{Stat, Status};
 use crate::shm::is_gone;
 use crate::task::FDS;
@@ -26,6 +28,9 @@ pub(crate) struct Target {
     pub status: Status,
     pub stat: Stat,
     pub files: Files,
+    pub outside: Outside,
+    /// What reaches outside: pc-restore is told what becomes of it.
+    pub externals: Vec<ExternalFile>,
     /// What smaps told of the mappings.
     pub known: Known,
     /// Its TCP connections, if they are taken along.
@@ -55,9 +60,15 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
         collect(files.link(link, pc_image::FileNeed::Kind), &mut bad)?;
     }
     let all = descriptors(pid, false)?;
-    let mut fds = Fds::of(pid, pidfd.as_fd(), &mut files, Connected::of(settings), false, all)?;
-    bad.extend(fds.capture(FDS)?.unsupported);
-    drop(fds);
+    let (mut outside, connected) = (Outside::default(), Connected::of(settings));
+    let captured =
+        Fds::of(pid, pidfd.as_fd(), &mut files, &mut outside, connected, false, all)?.capture(FDS)?;
+    bad.extend(captured.unsupported);
+    let externals = captured.files.into_iter().filter_map(|file| match file.kind {
+        OpenFileKind::External(external) => Some(external),
+        _ => None,
+    });
+    let externals = externals.collect();
     bad.extend(files.objects.judge()?);
     bad.extend(tcp::unready(settings, pidfd.as_fd())?);
     if !bad.is_empty() {
@@ -65,7 +76,8 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
     }
     let connections = Connections::prepare(settings)?;
     // Named once more when they are captured, as they may be others then.
-    Ok(Target { pid, pidfd, status, stat, files: files.anew(), known, connections })
+    let files = files.anew();
+    Ok(Target { pid, pidfd, status, stat, files, outside, externals, known, connections })
 }
 
 fn collect<T>(result: Result<T>, bad: &mut Vec<Unsupported>) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use pc_image::{ExternalFile, ExternalKind, OpenFileKind};
+use pc_image::{ExternalFile, ExternalKind, OpenFileKind, rules};
 
 use crate::openfile::{Descriptor, Fds};
 use crate::regular::device;
@@ -32,11 +32,24 @@ pub(crate) fn terminal(fds: &mut Fds<'_>, d: &Descriptor) -> OpenFileKind {
     named(fds, d, format!("tty:{}", d.link_text()), ExternalKind::Terminal)
 }
 
-/// The end of a pipe whose other end is outside.
-pub(crate) fn pipe(fds: &mut Fds<'_>, d: &Descriptor) -> OpenFileKind {
+/// The end of a pipe whose other end is outside. What descriptor 2 refers to has its number, and descriptor 1 says so if it
+/// leads to the same pipe: these two have a place at the destination.
+pub(crate) fn pipe(fds: &mut Fds<'_>, d: &Descriptor, all: &[Descriptor]) -> OpenFileKind {
     let reads = d.flags() & libc::O_ACCMODE as u32 == libc::O_RDONLY as u32;
     let kind = if reads { ExternalKind::PipeRead } else { ExternalKind::PipeWrite };
-    named(fds, d, format!("pipe:{}", d.fd), kind)
+    let stderr = all.iter().find(|other| other.fd == libc::STDERR_FILENO);
+    let name = match stderr {
+        Some(stderr) if stderr.file == d.file => rules::STDERR_PIPE.to_owned(),
+        Some(stderr) if d.fd == libc::STDOUT_FILENO && inode(stderr) == inode(d) => {
+            rules::STDOUT_TO_STDERR.to_owned()
+        }
+        _ => format!("pipe:{}", d.fd),
+    };
+    named(fds, d, name, kind)
+}
+
+fn inode(d: &Descriptor) -> (u64, u64) {
+    (d.meta.dev(), d.meta.ino())
 }
 
 fn named(fds: &mut Fds<'_>, d: &Descriptor, name: String, kind: ExternalKind) -> OpenFileKind {

@@ -50,11 +50,13 @@ pub use guardian::{GUARDIAN, Guardian, guard};
 pub use machine::clocks;
 pub use memory::{How, Present, Span, present};
 pub use pages::{Copied, CopyPlan, copy};
+pub use pc_image::ExternalFile;
 pub use pc_sys::fcntl::queued;
 pub use resolve::{Fate, resolve};
 pub use settings::{Caller, NetworkLock, Rounds, Settings, Track};
 
-/// Finds what cannot be moved, without touching the process: [`CaptureError::Unsupported`] names all of it.
-pub fn check(settings: &Settings) -> Result<()> {
-    check::preflight(settings).map(drop)
+/// Finds what cannot be moved, without touching the process: [`CaptureError::Unsupported`] names all of it. Gives what
+/// reaches outside, of which pc-restore has to be told what it becomes ([`pc_image::rules::needs_attach`]).
+pub fn check(settings: &Settings) -> Result<Vec<ExternalFile>> {
+    check::preflight(settings).map(|target| target.externals)
 }

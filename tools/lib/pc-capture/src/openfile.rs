@@ -53,6 +53,7 @@ pub(crate) struct Fds<'a> {
     pub stopped: bool,
     pub all: Vec<Descriptor>,
     pub pipes: pipe::Pipes,
+    pub outside: &'a pipe::Outside,
     pub externals: external::Names,
 }
 
@@ -73,14 +74,18 @@ impl<'a> Fds<'a> {
         pid: i32,
         pidfd: BorrowedFd<'a>,
         files: &'a mut Files,
+        outside: &'a mut pipe::Outside,
         connected: Connected,
         stopped: bool,
         mut all: Vec<Descriptor>,
     ) -> Result<Self> {
         identify_open(pid, &mut all, stopped)?;
         let pipes = pipe::Pipes::find(&all);
+        if !stopped {
+            outside.look(pid, &all);
+        }
         let (taken, externals) = (Vec::new(), external::Names::default());
-        Ok(Self { pid, pidfd, files, connected, taken, stopped, all, pipes, externals })
+        Ok(Self { pid, pidfd, files, connected, taken, stopped, all, pipes, outside, externals })
     }
 
     /// Captures all of them. Goes on behind what is unsupported, so that all of it is named.

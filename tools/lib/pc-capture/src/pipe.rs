@@ -1,10 +1,11 @@
 //! Pipes whose two ends are both in the image.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, tee};
 use pc_image::{OpenFileKind, PipeEnd};
@@ -25,6 +26,54 @@ struct Pipe {
     packets: bool,
     /// Its content went with an end already.
     told: bool,
+}
+
+/// Pipes of which the process has both ends, and somebody else has one, too: what it writes may be read outside, and what
+/// it reads come from there.
+#[derive(Debug, Default)]
+pub(crate) struct Outside {
+    /// Those that were looked for, by inode, and whether somebody else has them.
+    known: HashMap<u64, bool>,
+}
+
+/// How long somebody may have an end for whom it is not meant: a child has all descriptors until it runs another program.
+const IN_PASSING: Duration = Duration::from_millis(50);
+
+impl Outside {
+    /// Looks for those that have come since. Searches the descriptors of all processes, as far as they may be read.
+    pub fn look(&mut self, pid: i32, all: &[Descriptor]) {
+        let found = Pipes::find(all);
+        let both = found.0.iter().filter(|(_, pipe)| pipe.reader.is_some() && pipe.writer);
+        let fresh: Vec<u64> = both.map(|(ino, _)| *ino).filter(|ino| !self.known.contains_key(ino)).collect();
+        if fresh.is_empty() {
+            return;
+        }
+        let mut held = held_by_others(pid, &fresh);
+        if !held.is_empty() {
+            std::thread::sleep(IN_PASSING);
+            held = held_by_others(pid, &held.into_iter().collect::<Vec<_>>());
+        }
+        self.known.extend(fresh.into_iter().map(|ino| (ino, held.contains(&ino))));
+    }
+
+    /// Whether this is an end of one.
+    fn has(&self, d: &Descriptor) -> bool {
+        self.known.get(&d.meta.ino()).is_some_and(|held| *held)
+    }
+}
+
+/// Which of these pipes other processes have.
+fn held_by_others(pid: i32, inodes: &[u64]) -> HashSet<u64> {
+    let names: HashMap<String, u64> = inodes.iter().map(|ino| (format!("pipe:[{ino}]"), *ino)).collect();
+    let own = [pid, std::process::id() as i32];
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let others = processes.filter(|entry| {
+        let name = entry.file_name();
+        name.to_str().and_then(|name| name.parse::<i32>().ok()).is_some_and(|pid| !own.contains(&pid))
+    });
+    let fds = others.flat_map(|entry| std::fs::read_dir(entry.path().join("fd"))).flatten().flatten();
+    let links = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    links.filter_map(|link| names.get(link.to_str()?).copied()).collect()
 }
 
 /// The pipes of a process, by inode.
@@ -50,14 +99,16 @@ impl Pipes {
     }
 }
 
-pub(crate) fn capture(fds: &mut Fds<'_>, d: &Descriptor, _all: &[Descriptor]) -> Result<OpenFileKind> {
+pub(crate) fn capture(fds: &mut Fds<'_>, d: &Descriptor, all: &[Descriptor]) -> Result<OpenFileKind> {
     if !d.link.starts_with(b"pipe:[") {
         return fds.refuse(d, format!("the fifo {}, which cannot be moved yet", d.link_text()));
     }
-    let Some(pipe) = fds.pipes.0.get_mut(&d.meta.ino()) else { return Ok(external::pipe(fds, d)) };
+    let Some(pipe) = fds.pipes.0.get_mut(&d.meta.ino()) else { return Ok(external::pipe(fds, d, all)) };
     let (number, writer, packets) = (pipe.number, pipe.writer, pipe.packets);
     let first = !std::mem::replace(&mut pipe.told, true);
-    let Some(reader) = pipe.reader.filter(|_| writer) else { return Ok(external::pipe(fds, d)) };
+    let Some(reader) = pipe.reader.filter(|_| writer && !fds.outside.has(d)) else {
+        return Ok(external::pipe(fds, d, all));
+    };
     let end = fds.take(reader)?;
     let capacity = fcntl(&end, FcntlArg::F_GETPIPE_SZ).of(fds.pid, "asking for a pipe's size")? as u32;
     let content = if first && fds.stopped {

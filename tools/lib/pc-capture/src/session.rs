@@ -204,6 +204,7 @@ impl<'a> Session<'a> {
                 regular.offset = 0; // told at the stop
                 true
             }
+            OpenFileKind::External(_) => true, // the destination says whether it knows what becomes of it
             _ => false,
         });
         Ok(files)
@@ -295,9 +296,9 @@ pub(crate) fn descriptors(
     stopped: bool,
     all: Vec<Descriptor>,
 ) -> Result<Captured> {
-    let Target { pid, pidfd, files, .. } = target;
+    let Target { pid, pidfd, files, outside, .. } = target;
     let connected = Connected::of(settings);
-    let captured = Fds::of(*pid, pidfd.as_fd(), files, connected, stopped, all)?.capture(FDS)?;
+    let captured = Fds::of(*pid, pidfd.as_fd(), files, outside, connected, stopped, all)?.capture(FDS)?;
     if captured.unsupported.is_empty() {
         Ok(captured)
     } else {

@@ -21,7 +21,7 @@ use crate::running::{Restored, Times};
 use crate::settings::{Notices, Settings, Stage, Stages};
 use crate::tcp::Connections;
 use crate::thread::Tids;
-use crate::{clocks, creds, fdtable, file, machine, openfile, shortage, signal, task, thread};
+use crate::{clocks, creds, external, fdtable, file, machine, openfile, shortage, signal, task, thread};
 
 /// Restores the process that `source` describes. Must be called on a thread that lives as long as the process is not to
 /// die with it (a parent-death signal is sent by the thread that made the child).
@@ -170,6 +170,9 @@ impl<'a> Engine<'a> {
         };
         if let Some(why) = rules::refusals(&record).into_iter().next() {
             return Err(RebuildError::Unsupported(why));
+        }
+        if let Record::OpenFile(open) = &record {
+            external::judge(open, self.settings)?;
         }
         match &record {
             Record::Machine(machine) => machine::judge(machine)?,

@@ -5,11 +5,33 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use pc_image::{ExternalFile, ExternalKind, OpenFile};
+use pc_image::{ExternalFile, ExternalKind, OpenFile, OpenFileKind, rules};
 
 use crate::error::{Context, RebuildError};
 use crate::openfile::reopen;
 use crate::settings::{Attach, Notices, Settings};
+
+/// Refuses something that reaches outside and of which nobody has said what it becomes.
+pub fn judge(open: &OpenFile, settings: &Settings) -> Result<(), RebuildError> {
+    let OpenFileKind::External(external) = &open.kind else { return Ok(()) };
+    match rules::needs_attach(external) {
+        Some(why) if !settings.attach.contains_key(&external.id) => Err(RebuildError::Unsupported(why)),
+        _ => Ok(()),
+    }
+}
+
+/// Says which ids of `--attach` the stream does not have.
+pub fn judge_ids<'a>(files: impl Iterator<Item = &'a OpenFile>, settings: &Settings, notices: Notices<'_>) {
+    let ids: Vec<&str> = files
+        .filter_map(|open| match &open.kind {
+            OpenFileKind::External(external) => Some(external.id.as_str()),
+            _ => None,
+        })
+        .collect();
+    for id in settings.attach.keys().filter(|id| !ids.contains(&id.as_str())) {
+        notices(&format!("--attach {id}=…: nothing of that name reaches outside"));
+    }
+}
 
 /// What it becomes here.
 pub fn build(
@@ -36,11 +58,8 @@ fn by_default(external: &ExternalFile, flags: i32, notices: Notices<'_>) -> Resu
                 null(flags)
             }
         },
-        ExternalKind::PipeRead => {
-            notices(&format!("{} becomes /dev/null", external.id));
-            null(flags)
-        }
-        ExternalKind::PipeWrite => {
+        // Judged before: there is no other.
+        ExternalKind::PipeRead | ExternalKind::PipeWrite => {
             notices(&format!("{} becomes our stderr", external.id));
             again(std::io::stderr().as_fd(), flags)
         }

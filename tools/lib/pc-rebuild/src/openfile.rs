@@ -111,6 +111,7 @@ pub fn build_all(
             set_flags(open, fd)?;
         }
     }
+    external::judge_ids(image.open_files.values(), settings, notices);
     image.objects.finish()?;
     Ok((built, later))
 }
