@@ -3,20 +3,149 @@
 //! The one set of rules that both ends use: pc-dump runs the records that it would send through it before anything is
 //! touched (`--check`), again in rounds and at the stop; pc-restore runs those that arrive through it. So what is accepted
 //! there is not refused here for a reason that was known before. Pure: what depends on the machine is judged elsewhere.
+//!
+//! [`refusals`] judges one record; [`Rules`] judges the records of a stream in their order, and knows what came before.
 
-use crate::{ExternalFile, ExternalKind, OpenFileKind, Record};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-/// Why a record cannot be rebuilt by this version; empty if it can. Each reason is for people, and follows "pid N: " or
-/// "descriptor N is ".
-pub fn refusals(record: &Record) -> Vec<String> {
+use crate::{
+    Backing, ExternalFile, ExternalKind, MapChange, OpenFile, OpenFileId, OpenFileKind, PosixTimer, Record,
+    SpaceId, SpaceKind, Task, TaskId, TaskState, Thread, Vma, vma_flag,
+};
+
+/// What of a process a refusal is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// The process as a whole: the reason is a sentence about "it".
+    Process,
+    /// The mapping that begins at this address: the reason follows "its mapping at …".
+    Mapping(u64),
+    /// An open file: the reason follows "descriptor N is".
+    File(OpenFileId),
+    /// A thread, by its tid in its own pid namespace: the reason follows "its thread N".
+    Thread(u32),
+}
+
+/// Why a record cannot be rebuilt by this version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What it is about.
+    pub subject: Subject,
+    /// The reason, for people.
+    pub what: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { subject, what } = self;
+        match subject {
+            Subject::Process => write!(f, "{what}"),
+            Subject::Mapping(start) => write!(f, "its mapping at {start:#x} {what}"),
+            Subject::File(_) => write!(f, "it has {what}"),
+            Subject::Thread(tid) => write!(f, "its thread {tid} {what}"),
+        }
+    }
+}
+
+fn refuse(subject: Subject, what: impl Into<String>) -> Refusal {
+    Refusal { subject, what: what.into() }
+}
+
+/// Why a record cannot be rebuilt, whatever came before it; empty if it can.
+pub fn refusals(record: &Record) -> Vec<Refusal> {
     match record {
-        Record::OpenFile(open) => match &open.kind {
-            OpenFileKind::Timer(timer) if !TIMERFD_CLOCKS.contains(&timer.clock) => {
-                vec![format!("a timerfd of clock {}, which cannot be moved yet", timer.clock)]
-            }
-            _ => Vec::new(),
+        Record::Machine(machine) => vdso(&machine.vdso.image).into_iter().collect(),
+        Record::Task(it) => task(it).into_iter().collect(),
+        Record::Space(space) => match &space.kind {
+            SpaceKind::Shm { name, .. } => shared_memory(name).into_iter().collect(),
+            SpaceKind::Mm => Vec::new(),
         },
+        Record::File(file) if !file.path.starts_with(b"/") => {
+            let path = String::from_utf8_lossy(&file.path);
+            vec![refuse(Subject::Process, format!("it uses the file {path}, whose path is not absolute"))]
+        }
+        Record::MapChange(change) => {
+            let all = change.map.iter().chain(&change.modify);
+            all.filter_map(|vma| Some(refuse(Subject::Mapping(vma.start), mapping(vma)?))).collect()
+        }
+        Record::TaskState(state) if state.root.is_some() => {
+            let what = "it has a root directory of its own (chroot), which cannot be moved yet";
+            vec![refuse(Subject::Process, what)]
+        }
+        Record::Thread(it) => thread(it).into_iter().collect(),
+        Record::OpenFile(open) => {
+            open_file(open).into_iter().map(|what| refuse(Subject::File(open.id), what)).collect()
+        }
         _ => Vec::new(),
+    }
+}
+
+fn vdso(image: &[u8]) -> Option<Refusal> {
+    const ELF_32: &[u8] = b"\x7fELF\x01";
+    if image.is_empty() {
+        Some(refuse(Subject::Process, NO_VDSO))
+    } else if image.starts_with(ELF_32) {
+        Some(refuse(Subject::Process, "it is a 32-bit program, which cannot be moved yet"))
+    } else {
+        None
+    }
+}
+
+const NO_VDSO: &str = "it has no [vdso], which cannot be moved yet";
+
+fn task(task: &Task) -> Option<Refusal> {
+    if task.space.is_none() {
+        Some(refuse(
+            Subject::Process,
+            format!("its process {} has ended (a zombie), which cannot be moved yet", task.pid),
+        ))
+    } else if task.parent.is_some() {
+        Some(refuse(
+            Subject::Process,
+            format!("it has children (process {}), which cannot be moved yet", task.pid),
+        ))
+    } else {
+        None
+    }
+}
+
+/// Memfds and shared anonymous memory, as /proc/PID/maps shows them.
+fn shared_memory(name: &str) -> Option<Refusal> {
+    let known = name.starts_with("/memfd:") || name == "/dev/zero (deleted)";
+    let what = || format!("it has shared memory of an unknown kind ({name}), which cannot be moved yet");
+    (!known).then(|| refuse(Subject::Process, what()))
+}
+
+/// Why a mapping cannot be made: follows "its mapping at …".
+pub fn mapping(vma: &Vma) -> Option<String> {
+    let shared = vma.flags & vma_flag::SHARED != 0;
+    match vma.backing {
+        _ if vma.pkey != 0 => {
+            Some(format!("has the memory protection key {}, which cannot be moved yet", vma.pkey))
+        }
+        Backing::Anonymous | Backing::Hugetlb { .. } if shared => {
+            Some("is shared memory of a kind that cannot be moved yet".to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn thread(thread: &Thread) -> Option<Refusal> {
+    /// `cs` in `struct user_regs_struct`, and its value for 32-bit code (`__USER32_CS`).
+    const CS: usize = 17;
+    const CODE_32: u64 = 0x23;
+    let what = "runs 32-bit code, which cannot be moved yet";
+    (thread.regs[CS] == CODE_32).then(|| refuse(Subject::Thread(thread.tid), what))
+}
+
+/// Why an open file cannot be made: follows "descriptor N is".
+pub fn open_file(open: &OpenFile) -> Option<String> {
+    match &open.kind {
+        OpenFileKind::Timer(timer) if !TIMERFD_CLOCKS.contains(&timer.clock) => {
+            Some(format!("a timerfd of clock {}, which cannot be moved yet", timer.clock))
+        }
+        _ => None,
     }
 }
 
@@ -45,32 +174,115 @@ pub const STDOUT_TO_STDERR: &str = "pipe:2:1";
 /// first and the last as alarms.
 const TIMERFD_CLOCKS: [i32; 5] = [0, 1, 7, 8, 9];
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{OpenFile, OpenFileId, TimerFd};
+/// Clocks of a timer of timer_create(2) that are the same for all threads: those of timerfds, the CPU time of the process,
+/// and `CLOCK_TAI`.
+const TIMER_CLOCKS: [i32; 7] = [0, 1, 2, 7, 8, 9, 11];
+/// The CPU time of the thread that made the timer.
+const THREAD_CPU: i32 = 3;
 
-    #[test]
-    fn only_terminals_and_standard_error_go_to_the_caller_unasked() {
-        let asked = |id: &str, kind| needs_attach(&ExternalFile { id: id.to_owned(), kind });
-        for (id, kind) in [("tty:/dev/pts/1", ExternalKind::Terminal), (STDERR_PIPE, ExternalKind::PipeWrite)]
-        {
-            assert_eq!(asked(id, kind), None);
+/// The records of a stream, judged in their order.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    tasks: BTreeMap<TaskId, Task>,
+    /// Length in bytes of the vDSO, its data and its clock pages, as the machine's record has them.
+    vdso: Option<[u64; 3]>,
+    /// Mappings were announced.
+    mapped: bool,
+    /// Address spaces.
+    spaces: BTreeSet<SpaceId>,
+}
+
+impl Rules {
+    /// Why the next record of the stream cannot be rebuilt; empty if it can.
+    pub fn judge(&mut self, record: &Record) -> Vec<Refusal> {
+        let mut found = refusals(record);
+        match record {
+            Record::Machine(machine) => {
+                let vdso = &machine.vdso;
+                self.vdso = Some([vdso.image.len() as u64, vdso.vvar_len, vdso.vvar_vclock_len]);
+            }
+            Record::Task(task) => found.extend(self.task(task)),
+            Record::TaskGone(id) => drop(self.tasks.remove(id)),
+            Record::SpaceGone(id) => drop(self.spaces.remove(id)),
+            Record::Space(space) if space.kind == SpaceKind::Mm => {
+                self.spaces.insert(space.id);
+                let what = "it has several address spaces, which cannot be moved yet";
+                found.extend((self.spaces.len() > 1).then(|| refuse(Subject::Process, what)));
+            }
+            Record::MapChange(change) if !std::mem::replace(&mut self.mapped, true) => {
+                found.extend(self.kernel_mappings(change));
+            }
+            Record::TaskState(state) => found.extend(self.timers(state)),
+            _ => {}
         }
-        assert_eq!(asked(STDOUT_TO_STDERR, ExternalKind::PipeWrite), None);
-        for (id, kind) in [("pipe:1", ExternalKind::PipeWrite), ("pipe:2", ExternalKind::PipeRead)] {
-            assert!(asked(id, kind).is_some_and(|text| text.contains(&format!("--attach {id}="))));
-        }
+        found
     }
 
-    #[test]
-    fn a_timerfd_of_a_clock_that_no_call_takes_is_refused_by_name() {
-        let record = |clock| {
-            let timer = TimerFd { clock, settime_flags: 0, ticks: 0, value: 0, interval: 0 };
-            let kind = OpenFileKind::Timer(timer);
-            Record::OpenFile(OpenFile { id: OpenFileId(0), flags: 0, owner: None, kind })
-        };
-        assert!(refusals(&record(1)).is_empty());
-        assert_eq!(refusals(&record(4)), ["a timerfd of clock 4, which cannot be moved yet"]);
+    fn task(&mut self, task: &Task) -> Option<Refusal> {
+        self.tasks.insert(task.id, task.clone());
+        let others = self.tasks.len() > 1 && task.parent.is_none();
+        let what = || format!("process {} is another than the first, which cannot be moved yet", task.pid);
+        others.then(|| refuse(Subject::Process, what()))
+    }
+
+    /// What every process has by birth has to be in it, as long as the machine's record says.
+    fn kernel_mappings(&self, change: &MapChange) -> Vec<Refusal> {
+        let Some(wanted) = self.vdso else { return Vec::new() };
+        let kinds =
+            [(Backing::Vdso, "[vdso]"), (Backing::Vvar, "[vvar]"), (Backing::VvarVclock, "[vvar_vclock]")];
+        let mut found = Vec::new();
+        for ((backing, name), wanted) in kinds.iter().zip(wanted) {
+            match change.map.iter().find(|vma| vma.backing == *backing) {
+                Some(vma) if vma.end.saturating_sub(vma.start) != wanted => {
+                    let what = format!(
+                        "its {name} has another length than the kernel gives it, which cannot be moved yet"
+                    );
+                    found.push(refuse(Subject::Process, what));
+                }
+                None if *backing == Backing::Vdso => found.push(refuse(Subject::Process, NO_VDSO)),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    fn timers(&self, state: &TaskState) -> Vec<Refusal> {
+        let task = self.tasks.get(&state.task);
+        state.timers.iter().filter_map(|timer| timer_of(timer, task)).collect()
     }
 }
+
+/// A timer on a clock that the copy has not, or that is not told: the CPU time of another process, or of a thread of
+/// which nobody says which it is.
+fn timer_of(timer: &PosixTimer, task: Option<&Task>) -> Option<Refusal> {
+    let alone = task.is_none_or(|task| task.tids.len() <= 1);
+    let whose = match timer.clock {
+        clock if TIMER_CLOCKS.contains(&clock) => return None,
+        THREAD_CPU if alone => return None,
+        THREAD_CPU => "the CPU time of one of its threads".to_owned(),
+        clock if clock < 0 => match (cpu_clock(clock), task) {
+            ((0, false), _) => return None,
+            ((0, true), _) if alone => return None,
+            ((0, true), _) => "the CPU time of one of its threads".to_owned(),
+            ((id, false), Some(task)) if id == task.pid => return None,
+            ((id, true), Some(task)) if task.tids.contains(&id) => return None,
+            ((id, false), _) => format!("the CPU time of process {id}"),
+            ((id, true), _) => format!("the CPU time of thread {id}"),
+        },
+        clock => format!("clock {clock}"),
+    };
+    Some(refuse(
+        Subject::Process,
+        format!("its timer {} runs on {whose}, which cannot be moved yet", timer.id),
+    ))
+}
+
+/// Whose CPU time a clock of clock_getcpuclockid(3) tells (0: the caller's own), and whether of one thread alone
+/// (`include/linux/posix-timers_types.h`).
+fn cpu_clock(clock: i32) -> (u32, bool) {
+    const PER_THREAD: i32 = 4;
+    (!(clock >> 3) as u32, clock & PER_THREAD != 0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -50,9 +50,13 @@ pub struct Args {
     #[arg(long, group = "fate")]
     pub kill: bool,
 
-    /// Only say what could not be moved, and end
+    /// Only say whether the process can be moved, and what to know, and end
     #[arg(long, conflicts_with = "handover")]
     pub check: bool,
+
+    /// With --check: say it as JSON
+    #[arg(long, requires = "check")]
+    pub json: bool,
 
     /// Move the process to a pc-restore --handover whose answers come on standard input: the original is ended once the
     /// copy runs, and runs on if none will

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod check;
 mod handover;
 mod hooks;
 mod oneway;
@@ -37,12 +38,7 @@ fn run() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if args.check {
-        for external in coded(pc_capture::check(&settings))? {
-            if let Some(text) = pc_image::rules::needs_attach(&external) {
-                pc_cli::notice(TOOL, &text);
-            }
-        }
-        return Ok(ExitCode::SUCCESS);
+        return check::run(&args, &settings);
     }
     let cancel = signals::install().context("signals")?;
     let stats = args.common.stats.as_deref().map(Pending::create).transpose()?;

@@ -4,19 +4,21 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use pc_image::{ExternalFile, OpenFileKind};
+use pc_image::Machine;
 use pc_sys::pidfd;
 
-use crate::Settings;
 use crate::error::{CaptureError, Context, Result, Unsupported};
 use crate::file::Files;
+use crate::foretold::Foretold;
 use crate::memory::{self, Known};
 use crate::openfile::{Fds, descriptors};
 use crate::pipe::Outside;
 use crate::procfs::{Stat, Status};
+use crate::report::Report;
 use crate::shm::is_gone;
 use crate::task::FDS;
 use crate::tcp::{self, Connected, Connections};
+use crate::{Settings, machine};
 
 const PF_KTHREAD: u64 = 0x0020_0000;
 
@@ -29,12 +31,14 @@ pub(crate) struct Target {
     pub stat: Stat,
     pub files: Files,
     pub outside: Outside,
-    /// What reaches outside: pc-restore is told what becomes of it.
-    pub externals: Vec<ExternalFile>,
     /// What smaps told of the mappings.
     pub known: Known,
     /// Its TCP connections, if they are taken along.
     pub connections: Connections,
+    /// The machine, but for what it needs and the clocks.
+    pub machine: Machine,
+    /// What people should know of the move.
+    pub report: Report,
 }
 
 /// Looks the process over.
@@ -50,10 +54,12 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
     // Not from /proc/PID/maps: the process runs, and what is mapped may be another thing by then.
     let mut areas: Vec<_> = known.values().map(|(area, _)| area).collect();
     areas.sort_unstable_by_key(|area| area.start);
+    let machine = machine::machine(pid, machine::vdso(pid, &areas)?, 0)?;
+    let mut vmas = Vec::new();
     for area in areas {
         match memory::vma(pid, area, &known, &mut files) {
             Err(err) if is_gone(&err) => {}
-            found => collect(found, &mut bad)?,
+            found => vmas.extend(collect(found, &mut bad)?),
         }
     }
     for link in ["cwd", "root", "exe"] {
@@ -61,31 +67,35 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
     }
     let all = descriptors(pid, false)?;
     let (mut outside, connected) = (Outside::default(), Connected::of(settings));
-    let captured =
+    let mut captured =
         Fds::of(pid, pidfd.as_fd(), &mut files, &mut outside, connected, false, all)?.capture(FDS)?;
-    bad.extend(captured.unsupported);
-    let externals = captured.files.into_iter().filter_map(|file| match file.kind {
-        OpenFileKind::External(external) => Some(external),
-        _ => None,
-    });
-    let externals = externals.collect();
+    bad.append(&mut captured.unsupported);
     bad.extend(files.objects.judge()?);
     bad.extend(tcp::unready(settings, pidfd.as_fd())?);
     if !bad.is_empty() {
         return Err(CaptureError::Unsupported(bad));
     }
+    let foretold = Foretold::read(pid, (&status, &stat), machine, vmas, captured, &mut files)?;
+    bad.extend(foretold.judge(pid, files.take_fresh()));
+    if !bad.is_empty() {
+        return Err(CaptureError::Unsupported(bad));
+    }
+    let report = Report::of(settings, &foretold);
+    let machine = foretold.machine;
     let connections = Connections::prepare(settings)?;
     // Named once more when they are captured, as they may be others then.
     let files = files.anew();
-    Ok(Target { pid, pidfd, status, stat, files, outside, externals, known, connections })
+    Ok(Target { pid, pidfd, status, stat, files, outside, known, connections, machine, report })
 }
 
-fn collect<T>(result: Result<T>, bad: &mut Vec<Unsupported>) -> Result<()> {
+fn collect<T>(result: Result<T>, bad: &mut Vec<Unsupported>) -> Result<Option<T>> {
     match result {
-        Err(CaptureError::Unsupported(list)) => bad.extend(list),
-        other => drop(other?),
+        Err(CaptureError::Unsupported(list)) => {
+            bad.extend(list);
+            Ok(None)
+        }
+        other => other.map(Some),
     }
-    Ok(())
 }
 
 /// Refuses what is no process that could be captured at all.
@@ -147,11 +157,7 @@ fn family(pid: i32) -> Result<Vec<Unsupported>> {
 const PATIENCE: Duration = Duration::from_millis(50);
 
 pub(crate) fn has_child(pid: i32, child: i32) -> Unsupported {
-    Unsupported {
-        pid,
-        fd: None,
-        what: format!("it has children (process {child}), which cannot be moved yet"),
-    }
+    Unsupported::new(pid, None, format!("it has children (process {child}), which cannot be moved yet"))
 }
 
 /// One of the process's children, ended and not waited for or not.

@@ -17,6 +17,12 @@ pub struct Unsupported {
     pub what: String,
 }
 
+impl Unsupported {
+    pub(crate) fn new(pid: i32, fd: Option<i32>, what: impl Into<String>) -> Self {
+        Self { pid, fd, what: what.into() }
+    }
+}
+
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.fd {
@@ -100,7 +106,7 @@ impl From<TraceError> for CaptureError {
             TraceError::NoProcess(pid) => Self::NoProcess(pid),
             TraceError::NotPermitted(pid) => Self::NotPermitted { pid, what: "tracing it".to_owned() },
             TraceError::Unsupported { pid, what } => {
-                Self::Unsupported(vec![Unsupported { pid, fd: None, what }])
+                Self::Unsupported(vec![Unsupported::new(pid, None, what)])
             }
             TraceError::Dead { tid, .. } => Self::Died(tid),
             TraceError::Kernel { tid, ref source, .. } if source.raw_os_error() == Some(libc::ESRCH) => {
@@ -122,11 +128,11 @@ pub type Result<T> = std::result::Result<T, CaptureError>;
 
 /// Says that something of a process cannot be moved.
 pub(crate) fn unsupported<T>(pid: i32, fd: Option<i32>, what: impl Into<String>) -> Result<T> {
-    Err(CaptureError::Unsupported(vec![Unsupported { pid, fd, what: what.into() }]))
+    Err(CaptureError::Unsupported(vec![Unsupported::new(pid, fd, what)]))
 }
 
 /// Whether a process or thread is there: what it has let go of answers ESRCH too (a thread that ends, say).
-fn is_alive(pid: i32) -> bool {
+pub(crate) fn is_alive(pid: i32) -> bool {
     crate::procfs::Stat::read(pid).is_ok_and(|stat| !matches!(stat.state, b'Z' | b'X'))
 }
 

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use pc_image::rules::Rules;
 use pc_image::{Counts, Record, RoundEnd, SigInfo, Sink, TaskState, Thread};
 use pc_sys::pidfd::pidfd_send_signal;
 use pc_trace::Tracees;
@@ -11,6 +12,7 @@ use crate::error::{Context, Result};
 use crate::figures::{Figures, micros};
 use crate::procfs::Stat;
 use crate::rounds::Tracking;
+use crate::session::judge;
 use crate::signal;
 use crate::tcp::Connections;
 
@@ -28,6 +30,7 @@ pub struct Frozen {
     pub(crate) threads: Vec<Thread>,
     pub(crate) since: Instant,
     pub(crate) figures: Figures,
+    pub(crate) rules: Rules,
 }
 
 /// Tracking that ends piece by piece when it is dropped.
@@ -61,20 +64,25 @@ impl Frozen {
         let pending = signal::pending(self.tracees.pending(pid, true)?);
         if pending != self.state.pending {
             self.state.pending = pending;
-            sink.record(&Record::TaskState(self.state.clone()))?;
+            self.put(sink, Record::TaskState(self.state.clone()))?;
         }
         let held = self.tracees.tids();
-        for (tid, thread) in held.into_iter().zip(&mut self.threads) {
+        for (at, tid) in held.into_iter().enumerate().take(self.threads.len()) {
             let pending: Vec<SigInfo> = signal::pending(self.tracees.pending(tid, false)?);
-            if pending != thread.pending {
-                thread.pending = pending;
-                sink.record(&Record::Thread(thread.clone()))?;
+            if pending != self.threads[at].pending {
+                self.threads[at].pending = pending;
+                self.put(sink, Record::Thread(self.threads[at].clone()))?;
             }
         }
         let last = self.figures.rounds.last();
         let (number, counts) = last.map_or((0, Counts::default()), |round| (round.round, round.counts));
         sink.record(&Record::RoundEnd(RoundEnd { number, counts }))?;
         Ok(())
+    }
+
+    fn put(&mut self, sink: &mut dyn Sink, record: Record) -> Result<()> {
+        judge(self.tracees.pid(), &mut self.rules, &record)?;
+        Ok(sink.record(&record)?)
     }
 
     /// Whether it was stopped (by SIGSTOP and the like) before it was frozen.

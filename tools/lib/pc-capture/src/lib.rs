@@ -15,6 +15,7 @@ mod eventfd;
 mod external;
 mod figures;
 mod file;
+mod foretold;
 mod frozen;
 mod guardian;
 mod inet;
@@ -26,6 +27,7 @@ mod pages;
 mod pipe;
 mod procfs;
 mod regular;
+mod report;
 mod resolve;
 mod restart;
 mod rounds;
@@ -50,13 +52,13 @@ pub use guardian::{GUARDIAN, Guardian, guard};
 pub use machine::clocks;
 pub use memory::{How, Present, Span, present};
 pub use pages::{Copied, CopyPlan, copy};
-pub use pc_image::ExternalFile;
 pub use pc_sys::fcntl::queued;
+pub use report::{Need, Report};
 pub use resolve::{Fate, resolve};
 pub use settings::{Caller, NetworkLock, Rounds, Settings, Track};
 
-/// Finds what cannot be moved, without touching the process: [`CaptureError::Unsupported`] names all of it. Gives what
-/// reaches outside, of which pc-restore has to be told what it becomes ([`pc_image::rules::needs_attach`]).
-pub fn check(settings: &Settings) -> Result<Vec<ExternalFile>> {
-    check::preflight(settings).map(|target| target.externals)
+/// Finds what cannot be moved, without touching the process: [`CaptureError::Unsupported`] names all of it. Else it can be
+/// moved, and the report says what to know.
+pub fn check(settings: &Settings) -> Result<Report> {
+    Ok(check::preflight(settings)?.report)
 }

@@ -8,7 +8,7 @@ use pc_image::{Clocks, CpuFeatures, Machine, Vdso};
 use pc_sys::cpu;
 use pc_sys::mem::ProcMem;
 
-use crate::error::{Context, Result, unsupported};
+use crate::error::{Context, Result};
 use crate::procfs::Area;
 
 /// A reading of the clocks as process `pid` reads them.
@@ -43,17 +43,17 @@ fn offset(rest: &str) -> Option<i64> {
     Some(seconds * 1_000_000_000 + nanoseconds)
 }
 
-/// The vDSO as it lies in the process. To be read before remote calls begin, which put code behind its own.
-pub(crate) fn vdso(pid: i32, areas: &[Area]) -> Result<Vdso> {
+/// The vDSO as it lies in the process; an empty image where it has none. To be read before remote calls begin, which put code behind its own.
+pub(crate) fn vdso(pid: i32, areas: &[&Area]) -> Result<Vdso> {
     let find = |name: &[u8]| areas.iter().find(|area| area.name == name);
-    let Some(area) = find(b"[vdso]") else {
-        return unsupported(pid, None, "it has no [vdso], which cannot be moved yet");
-    };
-    let mut image = vec![0; area.len() as usize];
-    let mem = ProcMem::open(pid).of(pid, "opening its memory")?;
-    mem.read(area.start, &mut image).of(pid, "reading its vDSO")?;
-    pc_trace::without_our_code(&mut image);
-    let len = |name| find(name).map_or(0, Area::len);
+    let mut image = Vec::new();
+    if let Some(area) = find(b"[vdso]") {
+        image.resize(area.len() as usize, 0);
+        let mem = ProcMem::open(pid).of(pid, "opening its memory")?;
+        mem.read(area.start, &mut image).of(pid, "reading its vDSO")?;
+        pc_trace::without_our_code(&mut image);
+    }
+    let len = |name| find(name).map_or(0, |area| area.len());
     Ok(Vdso { image, vvar_len: len(b"[vvar]"), vvar_vclock_len: len(b"[vvar_vclock]") })
 }
 

@@ -5,7 +5,7 @@ use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 
-use pc_image::{Backing, Vma, prot, vma_flag};
+use pc_image::{Backing, Vma, prot, rules, vma_flag};
 use pc_sys::pagemap::{PageIs, PageRegion, Pagemap, Query};
 
 use crate::error::{Context, Result, unsupported};
@@ -113,7 +113,7 @@ pub(crate) fn vma(pid: i32, area: &Area, known: &Known, files: &mut Files) -> Re
         }
     };
     let name = area.name.strip_prefix(b"[anon:").and_then(|name| name.strip_suffix(b"]"));
-    Ok(Vma {
+    let vma = Vma {
         start: area.start,
         end: area.end,
         prot: area.prot,
@@ -121,7 +121,11 @@ pub(crate) fn vma(pid: i32, area: &Area, known: &Known, files: &mut Files) -> Re
         pkey: smaps.pkey,
         backing,
         name: name.map(|name| String::from_utf8_lossy(name).into_owned()),
-    })
+    };
+    match rules::mapping(&vma) {
+        None => Ok(vma),
+        Some(why) => unsupported(pid, None, refusal(area, &why)),
+    }
 }
 
 fn refusal(area: &Area, why: &str) -> String {

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use pc_image::{Fd, FdTable, FdTableId, OpenFile, OpenFileId, OpenFileKind, Owner, Record, rules};
+use pc_image::{Fd, FdTable, FdTableId, OpenFile, OpenFileId, OpenFileKind, Owner, rules};
 use pc_sys::{fcntl, kcmp, pidfd};
 
 use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
@@ -128,13 +128,9 @@ impl<'a> Fds<'a> {
         let kind = self.kind(descriptor, all)?;
         let owner = self.owner(descriptor)?;
         let file = OpenFile { id: descriptor.file, flags: descriptor.flags(), owner, kind };
-        let record = Record::OpenFile(file);
-        let refused = rules::refusals(&record).into_iter();
-        let refused: Vec<_> =
-            refused.map(|what| Unsupported { pid: self.pid, fd: Some(descriptor.fd), what }).collect();
-        match record {
-            Record::OpenFile(file) if refused.is_empty() => Ok(file),
-            _ => Err(CaptureError::Unsupported(refused)),
+        match rules::open_file(&file) {
+            None => Ok(file),
+            Some(why) => self.refuse(descriptor, why),
         }
     }
 

@@ -5,9 +5,10 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use pc_image::rules::Rules;
 use pc_image::{
-    Counts, MapChange, OpenFile, OpenFileId, OpenFileKind, PageRun, Patch, Ranges, Record, Sink, Space,
-    SpaceId, SpaceKind, Task, Vma,
+    Counts, Machine, MapChange, OpenFile, OpenFileId, OpenFileKind, PageRun, Patch, Ranges, Record, Sink,
+    Space, SpaceId, SpaceKind, Task, Vma,
 };
 use pc_trace::{SeizeOptions, Tracees};
 use pc_track::{Hashes, Room};
@@ -74,11 +75,10 @@ impl<'a> Session<'a> {
     ) -> Result<Self> {
         let target = preflight(settings)?;
         let pid = target.pid;
-        let areas = memory::read_running(pid, &mut target.known.clone())?;
-        let vdso = machine::vdso(pid, &areas)?;
-        let machine = machine::machine(pid, vdso, target.status.anonymous + target.files.objects.bytes())?;
-        let mut sink = Paced { inner: sink, pace: Pace::new(Instant::now()) };
-        sink.record(&Record::Machine(machine))?;
+        let mut sink = Paced { pid, inner: sink, rules: Rules::default(), pace: Pace::new(Instant::now()) };
+        let clocks = machine::clocks(pid)?;
+        let memory_needed = target.status.anonymous + target.files.objects.bytes();
+        sink.record(&Record::Machine(Machine { clocks, memory_needed, ..target.machine.clone() }))?;
         sink.flush()?; // its clock readings are worth the more, the sooner they arrive
         Ok(Self {
             target,
@@ -167,7 +167,7 @@ impl<'a> Session<'a> {
     }
 
     pub fn put(&mut self, record: Record) -> Result<()> {
-        Ok(self.sink.record(&record)?)
+        self.sink.record(&record)
     }
 
     /// The mappings of now.
@@ -308,13 +308,37 @@ pub(crate) fn descriptors(
 
 /// The sink, with a watch on how fast it takes pages.
 pub(crate) struct Paced<'a> {
+    pid: i32,
     inner: &'a mut (dyn Sink + Send),
+    /// What no destination could rebuild is not sent.
+    pub rules: Rules,
     pub pace: Pace,
+}
+
+impl Paced<'_> {
+    /// Puts a record; refuses one that the destination would have to refuse.
+    pub fn record(&mut self, record: &Record) -> Result<()> {
+        judge(self.pid, &mut self.rules, record)?;
+        Ok(self.inner.record(record)?)
+    }
+}
+
+/// Refuses what no destination could rebuild, by name.
+pub(crate) fn judge(pid: i32, rules: &mut Rules, record: &Record) -> Result<()> {
+    let refused = refused(pid, rules, record);
+    if refused.is_empty() { Ok(()) } else { Err(CaptureError::Unsupported(refused)) }
+}
+
+/// What the rules say of the next record.
+pub(crate) fn refused(pid: i32, rules: &mut Rules, record: &Record) -> Vec<Unsupported> {
+    let found = rules.judge(record);
+    found.iter().map(|refusal| Unsupported::new(pid, None, refusal.to_string())).collect()
 }
 
 type Put = std::result::Result<(), pc_image::ImageError>;
 
 impl Sink for Paced<'_> {
+    /// Of pages, which no rule is about.
     fn record(&mut self, record: &Record) -> Put {
         self.inner.record(record)
     }

@@ -20,11 +20,11 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Whence, lseek};
 use pc_image::{
-    Backing, OpenFileKind, PAGE_SIZE, Ranges, Record, ShmFile, ShmState, Sink, Space, SpaceId, SpaceKind, Zap,
+    Backing, OpenFileKind, PAGE_SIZE, Ranges, Record, ShmFile, ShmState, Space, SpaceId, SpaceKind, Zap,
 };
 use pc_track::{Hashes, Room};
 
-use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
+use crate::error::{CaptureError, Context, Result, Unsupported};
 use crate::figures::micros;
 use crate::memory::{How, Span};
 use crate::openfile::{Descriptor, Fds};
@@ -206,6 +206,11 @@ impl Objects {
         Ok(bad)
     }
 
+    /// The spaces that they are.
+    pub fn spaces(&self) -> impl Iterator<Item = Space> {
+        self.known.values().map(Object::space)
+    }
+
     /// Bytes that they hold.
     pub fn bytes(&self) -> u64 {
         let held = self.known.values().filter_map(|object| object.file.metadata().ok());
@@ -238,6 +243,10 @@ impl Objects {
 }
 
 impl Object {
+    fn space(&self) -> Space {
+        Space { id: self.id, kind: SpaceKind::Shm { size: self.state.size, name: self.name.clone() } }
+    }
+
     fn refresh(&mut self) -> io::Result<()> {
         self.state = state(&self.file, self.id)?;
         let room = self.state.size.next_multiple_of(PAGE_SIZE);
@@ -305,16 +314,15 @@ fn objects_of(pid: i32, on: Option<(u32, u32)>) -> Vec<u64> {
 
 fn refusal(pid: i32, found: Place, name: &str, why: &str) -> Unsupported {
     match found {
-        Place::Descriptor(fd) => Unsupported { pid, fd: Some(fd), what: format!("{name}, which {why}") },
+        Place::Descriptor(fd) => Unsupported::new(pid, Some(fd), format!("{name}, which {why}")),
         Place::Mapping(start) => {
-            Unsupported { pid, fd: None, what: format!("its mapping at {start:#x} ({name}) {why}") }
+            Unsupported::new(pid, None, format!("its mapping at {start:#x} ({name}) {why}"))
         }
     }
 }
 
 fn refuse<T>(pid: i32, found: Place, name: &str, why: &str) -> Result<T> {
-    let Unsupported { fd, what, .. } = refusal(pid, found, name, why);
-    unsupported(pid, fd, what)
+    Err(CaptureError::Unsupported(vec![refusal(pid, found, name, why)]))
 }
 
 /// Whether a running process has unmapped or closed an object before it could be opened.
@@ -353,8 +361,7 @@ impl Session<'_> {
                 continue;
             }
             if object.told.is_none() {
-                let kind = SpaceKind::Shm { size: object.state.size, name: object.name.clone() };
-                self.sink.record(&Record::Space(Space { id: object.id, kind }))?;
+                self.sink.record(&Record::Space(object.space()))?;
             }
             self.sink.record(&Record::ShmState(object.state.clone()))?;
             object.told = Some(object.state.clone());

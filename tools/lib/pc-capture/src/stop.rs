@@ -83,9 +83,10 @@ impl Session<'_> {
         let (task, threads) = self.put_state(state)?;
         let figures = RoundFigures { last: true, ..self.round_figures(number, began) };
         self.figures.rounds.push(figures);
-        let Self { target, figures, tracking, .. } = self;
+        let Self { target, figures, tracking, sink, .. } = self;
         let Target { pidfd, connections, .. } = target;
-        Ok(Frozen { tracees, tracking, connections, pidfd, state: task, threads, since: began, figures })
+        let (state, rules, since) = (task, sink.rules, began);
+        Ok(Frozen { tracees, tracking, connections, pidfd, state, threads, since, figures, rules })
     }
 
     /// Looks at mappings and pages.

@@ -47,10 +47,38 @@ pub(crate) fn state(
     files: &mut Files,
 ) -> Result<TaskState> {
     let pid = tracees.pid();
+    let itimer = |(value, interval)| ITimer { value, interval };
+    Ok(TaskState {
+        itimers: told.itimers.map(itimer),
+        timers: posix_timers(tracees, told, timers)?,
+        pending: signal::pending(tracees.pending(pid, true)?),
+        child_subreaper: told.child_subreaper,
+        stopped: tracees.job_stop(),
+        ..outside(pid, files)?
+    })
+}
+
+/// The same as far as anybody can read it while the process runs; what only the process itself can tell, and times, are
+/// absent.
+pub(crate) fn state_outside(pid: i32, files: &mut Files) -> Result<TaskState> {
+    let timer = |entry: &TimerEntry| PosixTimer {
+        id: entry.id,
+        clock: entry.clock,
+        signo: entry.signo,
+        notify: entry.notify,
+        tid: 0,
+        sigval: entry.sigval,
+        value: 0,
+        interval: 0,
+        overrun: 0,
+    };
+    Ok(TaskState { timers: timers(pid)?.iter().map(timer).collect(), ..outside(pid, files)? })
+}
+
+fn outside(pid: i32, files: &mut Files) -> Result<TaskState> {
     let link =
         |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).of(pid, format_args!("reading its {name}"));
     let root = link("root")?;
-    let itimer = |(value, interval)| ITimer { value, interval };
     Ok(TaskState {
         task: TASK,
         cwd: files.link("cwd", FileNeed::Kind)?,
@@ -61,13 +89,13 @@ pub(crate) fn state(
         },
         umask: Status::read(pid).of(pid, "reading its status")?.umask.unwrap_or(0o022),
         rlimits: rlimits(&procfs::read(pid, "limits").of(pid, "reading its limits")?),
-        itimers: told.itimers.map(itimer),
-        timers: posix_timers(tracees, told, timers)?,
-        pending: signal::pending(tracees.pending(pid, true)?),
+        itimers: [ITimer::default(); 3],
+        timers: Vec::new(),
+        pending: Vec::new(),
         oom_score_adj: number(pid, "oom_score_adj", 10)? as i32,
         personality: number(pid, "personality", 16)? as u32,
-        child_subreaper: told.child_subreaper,
-        stopped: tracees.job_stop(),
+        child_subreaper: false,
+        stopped: None,
     })
 }
 
@@ -78,13 +106,7 @@ pub(crate) fn timers(pid: i32) -> Result<Vec<TimerEntry>> {
 }
 
 fn posix_timers(tracees: &Tracees, told: &Told, timers: &[TimerEntry]) -> Result<Vec<PosixTimer>> {
-    let pid = tracees.pid();
     let timer = |(entry, (value, interval, overrun)): (&TimerEntry, &(u64, u64, i32))| {
-        if entry.clock < 0 {
-            let what =
-                format!("its timer {} runs on the CPU time of another, which cannot be moved yet", entry.id);
-            return unsupported(pid, None, what);
-        }
         Ok(PosixTimer {
             id: entry.id,
             clock: entry.clock,

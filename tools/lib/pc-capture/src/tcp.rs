@@ -269,16 +269,13 @@ pub(crate) fn is_beginning(state: u8) -> bool {
 
 fn unready_listener(pid: i32, fd: i32, local: SocketAddr) -> Unsupported {
     let what = format!("listening on {local} with connections that wait to be accepted");
-    Unsupported { pid, fd: Some(fd), what }
+    Unsupported::new(pid, Some(fd), what)
 }
 
 fn unready_connection(pid: i32, fd: i32, peer: Option<SocketAddr>) -> Unsupported {
     let peer = peer.map_or("its peer".to_owned(), |peer| peer.to_string());
-    Unsupported {
-        pid,
-        fd: Some(fd),
-        what: format!("a TCP socket whose connection to {peer} is still being made"),
-    }
+    let what = format!("a TCP socket whose connection to {peer} is still being made");
+    Unsupported::new(pid, Some(fd), what)
 }
 
 /// Reads a connection of a process that stands still and whose packets are held back.

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use pc_image::{AltStack, Creds, Regs, Rseq, Sched, Seccomp, SeccompFilter, TaskId, Thread};
+use pc_image::{AltStack, Creds, Regs, Restart, Rseq, Sched, Seccomp, SeccompFilter, TaskId, Thread};
 use pc_sys::sched;
 use pc_trace::{Tid, Tracees, xstate};
 
@@ -34,6 +34,29 @@ impl Outside {
             })
         };
         tids.iter().map(|tid| look(*tid)).collect()
+    }
+}
+
+/// A thread as far as anybody can read it while it runs; what is left is absent.
+pub(crate) fn outside(task: TaskId, outside: Outside) -> Thread {
+    let Outside { status, comm, robust_list, sched } = outside;
+    Thread {
+        task,
+        tid: status.own_pid() as u32,
+        comm,
+        regs: Regs::default(),
+        xstate: Vec::new(),
+        restart: Restart::None,
+        sigmask: 0,
+        pending: Vec::new(),
+        altstack: AltStack { sp: 0, flags: 0, size: 0 },
+        robust_list,
+        rseq: None,
+        clear_child_tid: 0,
+        pdeath_signal: 0,
+        sched,
+        creds: creds(&status, 0),
+        seccomp: Seccomp::Disabled,
     }
 }
 

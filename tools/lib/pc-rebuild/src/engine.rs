@@ -7,7 +7,8 @@
 
 use std::time::{Duration, Instant};
 
-use pc_image::{Item, MapChange, PAGE_SIZE, Pages, Patches, Record, Source, SpaceId, rules};
+use pc_image::rules::{Refusal, Rules};
+use pc_image::{Item, MapChange, PAGE_SIZE, Pages, Patches, Record, Source, SpaceId};
 
 use crate::early::Early;
 use crate::error::{Context, RebuildError};
@@ -119,6 +120,7 @@ struct Engine<'a> {
     last_began: Option<Instant>,
     applied_before: Duration,
     judged: bool,
+    rules: Rules,
     pages: u64,
     patched: u64,
     /// What limits our memory.
@@ -141,6 +143,7 @@ impl<'a> Engine<'a> {
             last_began: None,
             applied_before: Duration::ZERO,
             judged: false,
+            rules: Rules::default(),
             built: None,
             keeping: settings.no_pipeline || settings.start_round > 0,
             pages: 0,
@@ -162,15 +165,13 @@ impl<'a> Engine<'a> {
             self.last_began = Some(Instant::now());
             self.applied_before = self.times.apply;
         }
+        self.judge(&item)?;
         let Some(item) = self.image.objects.take(item)? else { return Ok(()) };
         let record = match item {
             Item::Pages(pages) => return self.take_pages(pages),
             Item::Patches(patches) => return self.take_patches(patches),
             Item::Record(record) => *record,
         };
-        if let Some(why) = rules::refusals(&record).into_iter().next() {
-            return Err(RebuildError::Unsupported(why));
-        }
         if let Record::OpenFile(open) = &record {
             external::judge(open, self.settings)?;
         }
@@ -225,8 +226,16 @@ impl<'a> Engine<'a> {
         self.times.last_receive = self.last_began.map_or(Duration::ZERO, |began| began.elapsed());
     }
 
+    /// Refuses what no machine could rebuild.
+    fn judge(&mut self, item: &Item) -> Result<(), RebuildError> {
+        let Item::Record(record) = item else { return Ok(()) };
+        let refused: Vec<String> = self.rules.judge(record).iter().map(Refusal::to_string).collect();
+        if refused.is_empty() { Ok(()) } else { Err(RebuildError::Unsupported(refused.join("\n"))) }
+    }
+
     /// What may come behind a complete image: signals that arrived meanwhile, and Commit.
     fn take_late(&mut self, item: Item) -> Result<(), RebuildError> {
+        self.judge(&item)?;
         let Item::Record(record) = item else { return Err(too_late()) };
         match *record {
             Record::Thread(ref thread) if !self.image.threads.contains_key(&thread.tid) => Err(too_late()),

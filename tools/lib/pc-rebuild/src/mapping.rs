@@ -32,26 +32,18 @@ pub fn by_kernel(backing: &Backing) -> bool {
     matches!(backing, Backing::Vdso | Backing::Vvar | Backing::VvarVclock | Backing::Vsyscall)
 }
 
-/// What cannot be mapped is refused by name.
+/// What cannot be mapped here is refused by name; what could be nowhere was refused by [`pc_image::rules`].
 pub fn refuse_odd(vma: &Vma, reserved: (u64, u64)) -> Result<(), RebuildError> {
     let at = format!("{:x}-{:x}", vma.start, vma.end);
-    let refuse = |why: &str| Err(RebuildError::Unsupported(format!("mapping {at}: {why}")));
     if vma.start >= vma.end || !(vma.start | vma.end).is_multiple_of(PAGE_SIZE) || vma.end > layout::TASK_SIZE
     {
         return Err(RebuildError::Contradiction(format!("a mapping at {at}")));
     }
     if vma.start < reserved.1 && reserved.0 < vma.end {
-        return refuse("it lies where the tools work in the process; restore with --no-pipeline");
+        let why = "it lies where the tools work in the process; restore with --no-pipeline";
+        return Err(RebuildError::Unsupported(format!("mapping {at}: {why}")));
     }
-    if vma.pkey != 0 {
-        return refuse("memory protection keys are not supported");
-    }
-    match vma.backing {
-        Backing::Anonymous | Backing::Hugetlb { .. } if vma.flags & vma_flag::SHARED != 0 => {
-            refuse("shared memory of this kind is not supported")
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Maps them all in one batch; their files are opened here and sent over.

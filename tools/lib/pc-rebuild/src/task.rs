@@ -55,9 +55,6 @@ pub fn enter_time(newborn: &mut Newborn, namespace: &impl AsFd) -> Result<(), Re
 
 /// Working directory, umask and the like.
 pub fn surroundings(newborn: &mut Newborn, image: &Image, state: &TaskState) -> Result<(), RebuildError> {
-    if state.root.is_some() {
-        return Err(RebuildError::Unsupported("a process with a root directory of its own (chroot)".into()));
-    }
     let cwd = image.file(state.cwd)?;
     file::judge(cwd)?;
     let cwd = file::open(cwd, libc::O_RDONLY | libc::O_DIRECTORY)?;
