@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use pc_tests::{Folder, Guest, dump_to_file, program, restored, run, said, wait_for};
 
+type Arguments = fn(&Folder) -> Vec<PathBuf>;
+
 /// How each guest program is started: its arguments behind the report, which come before them for some.
-const GUESTS: [(&str, fn(&Folder) -> Vec<PathBuf>); 9] = [
+const GUESTS: [(&str, Arguments); 9] = [
     ("guest-blocked", |folder| vec![folder.file("report")]),
     ("guest-direct", |folder| {
         ["data", "report"]
