@@ -217,7 +217,7 @@ fn a_pipe_to_the_outside_is_refused_with_the_option_to_type_and_check_says_it_be
     let folder = Folder::new();
     let (guest, _from, _to) = piped(&folder);
     let checked = run("pc-dump", &["--check", &guest.arg()]);
-    let text = said(&checked);
+    let text = String::from_utf8_lossy(&checked.stdout);
     assert!(checked.status.success(), "{text}");
     assert!(text.contains("--attach pipe:0=WHERE") && text.contains("--attach pipe:1=WHERE"), "{text}");
     let image = image_of(&folder, guest, &[]);
