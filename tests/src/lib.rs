@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod asking;
+pub mod census;
 pub mod guest;
 pub mod handing;
 pub mod link;

@@ -6,6 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
+use crate::census::{self, Before, Moved};
 use crate::{Folder, Guest, program, said};
 
 /// How a guest is moved.
@@ -13,7 +16,7 @@ use crate::{Folder, Guest, program, said};
 pub enum Way {
     /// Into a file; once the original is killed and reaped, the copy takes its pid.
     File,
-    /// Through a pipe into a new pid namespace; the original is killed meanwhile.
+    /// Through a pipe into a new pid namespace; the original is killed once both were compared.
     NewPidNs,
 }
 
@@ -39,7 +42,21 @@ fn through_file(mut guest: Guest) -> Guest {
 }
 
 /// Dumps a guest into a file. One that has a child at the moment is asked again.
+///
+/// Where it is ended or left stopped, the census is taken of it, for [`restored`] to compare with. So what is to be
+/// ended (`--kill`) is left stopped first.
 pub fn dump_to_file(guest: &Guest, image: &Path, args: &[&str]) {
+    let left: Vec<&str> = args.iter().copied().filter(|arg| *arg != "--kill").collect();
+    dump_asked_again(guest, image, &left);
+    if !args.contains(&"--leave-running") {
+        census::before(guest.pid(), image);
+    }
+    if left.len() < args.len() {
+        guest.signal(Signal::SIGKILL);
+    }
+}
+
+fn dump_asked_again(guest: &Guest, image: &Path, args: &[&str]) {
     for _ in 0..200 {
         let out = File::create(image).expect("an image");
         let mut tool = Command::new(program("pc-dump"));
@@ -63,7 +80,8 @@ pub fn restored(image: &Path, args: &[&str]) -> Guest {
     let folder = Folder::new();
     let pidfile = folder.file("pid");
     let mut tool = Command::new(program("pc-restore"));
-    let tool = tool.arg("--detach").arg("--pidfile").arg(&pidfile).args(args);
+    let before = census::taken(image);
+    let tool = tool.arg("--detach").arg("--pidfile").arg(&pidfile).args(args).args(before.args());
     let began = Instant::now();
     let (ended, said) = loop {
         let (ended, said) = run_apart(tool.stdin(File::open(image).expect("an image")), &folder);
@@ -75,7 +93,9 @@ pub fn restored(image: &Path, args: &[&str]) -> Guest {
         std::thread::sleep(Duration::from_millis(5));
     };
     assert!(ended.success(), "{ended}: {said}");
-    Guest::adopt(pid_in(&pidfile))
+    let copy = Guest::adopt(pid_in(&pidfile));
+    before.compare(&copy, Moved { new_pid_ns: args.contains(&"--new-pid-ns") });
+    copy
 }
 
 /// Runs pc-restore, and tells how it ended and what it said. That goes through a file: what a process has of a pipe to
@@ -96,15 +116,20 @@ fn through_pipe(mut guest: Guest) -> Guest {
     let folder = Folder::new();
     let pidfile = folder.file("pid");
     let mut dump = Command::new(program("pc-dump"));
-    let dump = dump.args(["--once", "--kill", &guest.arg()]).stdin(Stdio::null());
+    let dump = dump.args(["--once", &guest.arg()]).stdin(Stdio::null());
     let mut dump = dump.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("pc-dump runs");
     let mut restore = Command::new(program("pc-restore"));
     let restore = restore.args(["--detach", "--new-pid-ns", "--pidfile"]).arg(&pidfile);
+    if census::may_stop(guest.pid()) {
+        restore.arg("--leave-stopped");
+    }
     let (ended, text) = run_apart(restore.stdin(dump.stdout.take().expect("a pipe")), &folder);
     let dumped = dump.wait_with_output().expect("pc-dump ends");
     let good = dumped.status.success() && ended.success();
     assert!(good, "{}: {} | {ended}: {text}", dumped.status, said(&dumped));
     let copy = Guest::adopt(pid_in(&pidfile));
+    Before::of(guest.pid()).compare(&copy, Moved { new_pid_ns: true });
+    guest.signal(Signal::SIGKILL);
     guest.ended(Duration::from_secs(10));
     copy
 }

@@ -125,12 +125,21 @@ pub fn mm_last(husk: &mut Husk, state: &MmState, notices: Notices<'_>) -> Result
     Ok(())
 }
 
+const ITIMER_REAL: u64 = 0;
+
 /// Timers with the time that they had left.
 pub fn timers(husk: &mut Husk, state: &TaskState) -> Result<(), RebuildError> {
     let mut calls = Vec::new();
-    for (which, timer) in (0u64..).zip(&state.itimers).filter(|(_, t)| t.value != 0) {
+    for (which, timer) in (0u64..).zip(&state.itimers) {
+        // ITIMER_REAL has nothing left and still an interval between its expiry and the delivery of the SIGALRM that is
+        // pending, which sets it going again (kernel/time/itimer.c). Due at once, it comes to the same.
+        let due = which == ITIMER_REAL && timer.interval != 0;
+        let left = if due { timer.value.max(1) } else { timer.value };
+        if left == 0 {
+            continue;
+        }
         let split = |micros: u64| [micros / 1_000_000, micros % 1_000_000];
-        let value = husk.put(&words(&[split(timer.interval), split(timer.value)].concat()))?;
+        let value = husk.put(&words(&[split(timer.interval), split(left)].concat()))?;
         calls.push(Call::new(libc::SYS_setitimer, [which, value, 0]));
     }
     if !state.timers.is_empty() {

@@ -1,0 +1,119 @@
+//! The census: everything that can be observed of a process, read before and after a move and compared.
+//!
+//! A [`Sample`] holds readings: a name that the [`table`] knows (`status/Umask`), of what (`thread 7`, `fd 3`), and a value.
+//! What the table calls lost may differ; all else must be the same. A reading whose name the table does not know fails
+//! the census, so that what a new kernel adds to /proc is noticed.
+//!
+//! The process is held by ptrace(2) while it is read, and goes on as if nothing had been.
+
+mod fds;
+mod inside;
+mod memory;
+mod moves;
+mod options;
+mod proc;
+mod sockets;
+pub mod table;
+mod who;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pc_trace::{SeizeOptions, Tracees};
+use table::{Fate, Look};
+
+pub use moves::{Before, before, may_stop, taken};
+
+/// All readings of a process at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Sample {
+    readings: BTreeMap<(String, String), String>,
+}
+
+impl Sample {
+    /// Holds a process and reads it.
+    pub fn take(pid: i32) -> Sample {
+        let mut tracees = Tracees::seize(pid, &SeizeOptions::default()).expect("the process can be held");
+        let mut sample = Sample::default();
+        let mut who = who::Who::of(pid);
+        fds::read(pid, &mut who, &mut sample);
+        memory::read(pid, &mut who, &mut sample);
+        proc::read(pid, &who, &mut sample);
+        inside::read(&mut tracees, &who, &mut sample);
+        tracees.detach().expect("it goes on");
+        sample
+    }
+
+    /// Reads what a process's status is said to hold.
+    pub fn of_status(text: &str) -> Sample {
+        let mut sample = Sample::default();
+        proc::status(text, "process", &who::Who::of(std::process::id() as i32), &mut sample);
+        sample
+    }
+
+    /// Notes a reading. Several of one name and subject are joined.
+    pub fn note(&mut self, name: impl Into<String>, of: impl Into<String>, value: impl Into<String>) {
+        let value = value.into();
+        self.readings
+            .entry((name.into(), of.into()))
+            .and_modify(|old| {
+                if value != "told" {
+                    *old = format!("{old}; {value}");
+                }
+            })
+            .or_insert(value);
+    }
+
+    /// The value of a reading.
+    pub fn get(&self, name: &str, of: &str) -> Option<&str> {
+        self.readings.get(&(name.to_owned(), of.to_owned())).map(String::as_str)
+    }
+
+    /// How many readings there are.
+    pub fn len(&self) -> usize {
+        self.readings.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.readings.is_empty()
+    }
+
+    /// What is wrong with the copy: readings that differ and must not, and those that the table does not know.
+    pub fn differences(&self, copy: &Sample, moved: Moved) -> Vec<String> {
+        let keys: BTreeSet<_> = self.readings.keys().chain(copy.readings.keys()).collect();
+        let wrong = keys.into_iter().filter_map(|(name, of)| {
+            let (was, is) = (self.get(name, of), copy.get(name, of));
+            let may_differ = match table::look(name) {
+                Look::Unknown => {
+                    let value = was.or(is).unwrap_or_default();
+                    return Some(format!(
+                        "{name} of {of} ({value}): the table of the census does not know it"
+                    ));
+                }
+                Look::Row(row) => row.fate == Fate::Lost,
+                Look::ForNow(_) => true,
+            };
+            let follows = was == Some(who::OUTSIDE) || inside::has_waited(name, was, is);
+            if was == is || may_differ || follows || moved.changes(name) {
+                return None;
+            }
+            let text = |value: Option<&str>| value.map_or("nothing".to_owned(), |value| format!("[{value}]"));
+            Some(format!("{name} of {of}: was {}, is {}", text(was), text(is)))
+        });
+        wrong.collect()
+    }
+}
+
+/// How the process was moved, as far as that changes what is seen of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moved {
+    /// `--new-pid-ns`.
+    pub new_pid_ns: bool,
+}
+
+impl Moved {
+    /// Whether the way of moving by itself makes this reading another.
+    fn changes(self, name: &str) -> bool {
+        self.new_pid_ns && table::NEW_PID_NS.iter().any(|(known, _)| *known == name)
+    }
+}
