@@ -17,7 +17,8 @@ LIMIT, SKIPPABLE, COMPRESSED = 16 << 20, 1, 2
 PAGES, PATCHES, COMMIT, CANCEL, END = 0x23, 0x24, 0x70, 0x71, 0xFFFF
 RECORDS = {
     0x01: "Machine", 0x02: "RoundBegin", 0x03: "RoundEnd", 0x10: "Task", 0x11: "TaskGone", 0x12: "Space",
-    0x13: "SpaceGone", 0x14: "File", 0x15: "ShmState", 0x20: "MapChange", 0x21: "Zap", 0x22: "ZeroPages", PAGES: "Pages",
+    0x13: "SpaceGone", 0x14: "File", 0x15: "ShmState", 0x16: "TaskNamespaces", 0x17: "Cgroup", 0x18: "TaskProc",
+    0x20: "MapChange", 0x21: "Zap", 0x22: "ZeroPages", PAGES: "Pages",
     PATCHES: "Patches", 0x30: "MmState", 0x31: "SigTable", 0x32: "TaskState", 0x33: "Thread", 0x40: "FdTable", 0x41: "OpenFile",
     COMMIT: "Commit", CANCEL: "Cancel", END: "End",
 }
@@ -45,6 +46,13 @@ SpaceKind| Mm; Shm size u64, name str
 SpaceGone: id u32
 File: id u32, path bytes, mode u32, size u64, mtime i64, rdev u64, build_id bytes?, need FileNeed
 ShmState: space u32, size u64, seals u32, mode u32, uid u32, gid u32
+NamespaceKind| User; Net; Uts; Ipc; Mnt; Cgroup
+Namespace: kind NamespaceKind, inode u64, copied bool
+IdRange: inside u32, outside u32, count u32
+TaskNamespaces: task u32, others [Namespace], uid_map [IdRange], gid_map [IdRange]
+CgroupPath: controllers str, path bytes
+Cgroup: task u32, paths [CgroupPath]
+TaskProc: task u32, autogroup_nice i32, loginuid u32
 FileNeed| Same; Exists; Kind
 Vma: start u64, end u64, prot u8, flags u32, pkey u8, backing Backing, name str?
 Backing| Anonymous; File file u32, offset u64; Shm space u32, offset u64; Hugetlb shift u8; Vdso; Vvar; VvarVclock; Vsyscall

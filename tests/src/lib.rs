@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod apart;
 pub mod asking;
 pub mod census;
 pub mod guest;

@@ -4,6 +4,7 @@
 //! documented at its type; every type's number stands in one table (`table.rs`). pc-stream(5) has the bytes.
 #![forbid(unsafe_code)]
 
+mod cgroup;
 mod codec;
 mod epoll;
 mod error;
@@ -14,6 +15,7 @@ mod ids;
 mod inet;
 mod machine;
 mod memory;
+mod namespace;
 mod older;
 mod openfile;
 mod pages;
@@ -37,6 +39,7 @@ mod unix;
 mod validator;
 mod writer;
 
+pub use cgroup::*;
 pub use epoll::*;
 pub use error::*;
 pub use eventfd::*;
@@ -46,6 +49,7 @@ pub use ids::*;
 pub use inet::*;
 pub use machine::*;
 pub use memory::*;
+pub use namespace::*;
 pub use openfile::*;
 pub use pipe::*;
 pub use ranges::Ranges;

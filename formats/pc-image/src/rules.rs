@@ -69,10 +69,6 @@ pub fn refusals(record: &Record) -> Vec<Refusal> {
             let all = change.map.iter().chain(&change.modify);
             all.filter_map(|vma| Some(refuse(Subject::Mapping(vma.start), mapping(vma)?))).collect()
         }
-        Record::TaskState(state) if state.root.is_some() => {
-            let what = "it has a root directory of its own (chroot), which cannot be moved yet";
-            vec![refuse(Subject::Process, what)]
-        }
         Record::Thread(it) => thread(it).into_iter().collect(),
         Record::OpenFile(open) => {
             open_file(open).into_iter().map(|what| refuse(Subject::File(open.id), what)).collect()

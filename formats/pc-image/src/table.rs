@@ -115,6 +115,9 @@ table! {
     0x0013 SpaceGone = 1;
     0x0014 File = 1;
     0x0015 ShmState = 1;
+    0x0016 TaskNamespaces = 1;
+    0x0017 Cgroup = 1;
+    0x0018 TaskProc = 1;
     0x0020 MapChange = 1;
     0x0021 Zap = 1;
     0x0022 ZeroPages = 1;

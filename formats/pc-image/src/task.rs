@@ -116,3 +116,14 @@ pub struct Creds {
     /// no_new_privs.
     pub no_new_privs: bool,
 }
+
+/// What /proc/PID says of a task and can be set, beside what [`TaskState`] has. Not sent where all of it is as by birth.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct TaskProc {
+    /// The task.
+    pub task: TaskId,
+    /// The nice value in /proc/PID/autogroup: see sched(7).
+    pub autogroup_nice: i32,
+    /// /proc/PID/loginuid; `u32::MAX` = never set.
+    pub loginuid: u32,
+}

@@ -180,6 +180,14 @@ impl Validator {
                 self.held.remove(id);
             }
             Record::ShmState(state) => self.object_state(state)?,
+            Record::TaskNamespaces(namespaces) => {
+                self.need_task(namespaces.task)?;
+                if !namespaces.others.is_sorted_by(|a, b| a.kind < b.kind) {
+                    return Err("namespaces that are not ascending".to_owned());
+                }
+            }
+            Record::Cgroup(cgroup) => self.need_task(cgroup.task)?,
+            Record::TaskProc(proc) => self.need_task(proc.task)?,
             Record::File(file) => self.files.born(file.id, "file")?,
             Record::MapChange(change) => self.map_change(change)?,
             Record::Zap(zap) => {

@@ -175,6 +175,25 @@ pub fn thread(tid: u32) -> Thread {
     }
 }
 
+/// What is said beside [`task`].
+fn surroundings() -> Vec<Record> {
+    let namespace = |kind, copied| Namespace { kind, inode: 4_026_532_000, copied };
+    let range = |outside| vec![IdRange { inside: 0, outside, count: 65_536 }];
+    vec![
+        Record::TaskNamespaces(TaskNamespaces {
+            task: TaskId(0),
+            others: vec![namespace(NamespaceKind::User, false), namespace(NamespaceKind::Mnt, true)],
+            uid_map: range(100_000),
+            gid_map: range(200_000),
+        }),
+        Record::Cgroup(Cgroup {
+            task: TaskId(0),
+            paths: vec![CgroupPath { controllers: "cpu,cpuacct".into(), path: b"/a/b".to_vec() }],
+        }),
+        Record::TaskProc(TaskProc { task: TaskId(0), autogroup_nice: 5, loginuid: 1000 }),
+    ]
+}
+
 /// A task with two threads.
 pub fn task() -> Task {
     Task {
@@ -262,6 +281,7 @@ pub fn stream() -> Vec<u8> {
     put(shm_state(0));
     put(Record::Task(task()));
     put(Record::Task(Task { id: TaskId(1), parent: Some(TaskId(0)), space: None, ..task() }));
+    surroundings().into_iter().for_each(&mut put);
     put(file(0, "/bin/guest", FileNeed::Same));
     put(file(1, "/tmp", FileNeed::Kind));
     let kept = Backing::Shm { space: SpaceId(2), offset: 0 };

@@ -1,11 +1,12 @@
 //! The command line of pc-restore.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use pc_cli::CommonArgs;
-use pc_rebuild::{Attach, Settings};
+use pc_image::NamespaceKind;
+use pc_rebuild::{Attach, Cgroups, Join, Settings};
 
 /// Restores a process from a stream on standard input, and lets it go on.
 ///
@@ -34,6 +35,15 @@ pub struct Args {
     /// What a terminal or pipe that reaches outside becomes: a path, fd:N of pc-restore's own, or null
     #[arg(long, value_name = "ID=PATH|fd:N|null", value_parser = parse_attach)]
     pub attach: Vec<(String, Attach)>,
+
+    /// The namespace that the process is to have where it was in one that was not pc-dump's own: of KIND user, net, uts,
+    /// ipc, mnt or cgroup; a file like /run/netns/NAME, that of process N, or pc-restore's own
+    #[arg(long, value_name = "KIND=PATH|pid:N|own", value_parser = parse_join)]
+    pub join: Vec<(NamespaceKind, Join)>,
+
+    /// The cgroups that the process is to be in: a cgroup's folder (may be repeated), those that it was in, or pc-restore's
+    #[arg(long, value_name = "PATH|keep|none", default_value = "none")]
+    pub cgroup: Vec<PathBuf>,
 
     /// Go on with established TCP connections of the stream; their addresses may come with --on-ready
     #[arg(long, conflicts_with = "tcp_close")]
@@ -106,6 +116,8 @@ impl Args {
             handover: self.handover,
             leave_stopped: self.leave_stopped,
             attach: self.attach.iter().cloned().collect(),
+            join: self.join.iter().cloned().collect(),
+            cgroups: self.cgroups(),
             tcp_established: self.tcp_established,
             tcp_close: self.tcp_close,
             network_lock: match self.network_lock {
@@ -117,6 +129,56 @@ impl Args {
             cancel: None,
         }
     }
+}
+
+impl Args {
+    fn cgroups(&self) -> Cgroups {
+        match self.cgroup.as_slice() {
+            [one] if one.as_os_str() == "none" => Cgroups::None,
+            [one] if one.as_os_str() == "keep" => Cgroups::Keep,
+            folders => Cgroups::At(folders.to_vec()),
+        }
+    }
+
+    /// What options say together that no one of them says alone.
+    pub fn judge(&self) -> Result<(), String> {
+        if let Some((kind, _)) = self
+            .join
+            .iter()
+            .enumerate()
+            .find_map(|(at, (kind, _))| self.join[..at].iter().find(|(other, _)| other == kind))
+        {
+            return Err(format!("--join {}= is given twice", kind.name()));
+        }
+        let mounts =
+            self.join.iter().any(|(kind, join)| *kind == NamespaceKind::Mnt && !matches!(join, Join::Own));
+        if self.new_pid_ns && mounts {
+            return Err("--new-pid-ns makes a mount namespace, and --join mnt= gives another".to_owned());
+        }
+        let words =
+            self.cgroup.iter().filter(|place| ["none", "keep"].map(Path::new).contains(&place.as_path()));
+        if self.cgroup.len() > 1 && words.count() > 0 {
+            return Err("--cgroup none and --cgroup keep stand alone".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// `net=/run/netns/x`, `user=pid:77`, `mnt=own`. Looked up now, and never again.
+fn parse_join(text: &str) -> Result<(NamespaceKind, Join), String> {
+    let (kind, place) = text.split_once('=').ok_or("expected KIND=PATH, KIND=pid:N or KIND=own")?;
+    let kind = NamespaceKind::of_name(kind)
+        .ok_or_else(|| format!("{kind}: one of user, net, uts, ipc, mnt, cgroup is wanted"))?;
+    let join = match (place, place.strip_prefix("pid:")) {
+        ("own", _) => Join::Own,
+        (_, Some(pid)) => {
+            let pid = pid.parse().map_err(|_| format!("{place}: a process's number is wanted"))?;
+            Join::of_process(kind, pid).map_err(|why| format!("{place}: {why}"))?
+        }
+        ("", None) => return Err("a place is wanted".to_owned()),
+        (path, None) => Join::of_path(kind, Path::new(path)).map_err(|why| format!("{path}: {why}"))?,
+    };
+    Ok((kind, join))
 }
 
 /// `pipe:1=/var/log/x`, `tty:/dev/pts/3=null`, `pipe:2=fd:5`. The id ends at the first `=`.

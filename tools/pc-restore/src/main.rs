@@ -29,6 +29,7 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<ExitCode> {
     let args: Args = pc_cli::parse();
+    args.judge().map_err(|why| pc_cli::coded(anyhow::anyhow!(why), Exit::Usage))?;
     let outcome = restore_and_follow(&args);
     // In the foreground every other status may be the program's own.
     if args.detach { outcome } else { outcome.exit(Exit::Own) }

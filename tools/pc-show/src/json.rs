@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use pc_image::{File, MmState, Task, TaskState, Thread};
+use pc_image::{Cgroup, File, IdRange, MmState, NamespaceKind, Task, TaskNamespaces, TaskState, Thread};
 use serde_json::{Map, Value, json};
 
 use crate::describe::describe;
@@ -113,6 +113,7 @@ fn mapping(mapping: &Mapping, what: &str) -> Value {
 
 fn process(model: &Model, task: &Task) -> Value {
     let threads = model.threads.values().filter(|thread| thread.task == task.id);
+    let proc = model.procs.get(&task.id);
     let table = task.fds.and_then(|id| model.fd_tables.get(&id));
     let exe = task.space.and_then(|space| model.mm.get(&space)).map(|mm| model.path(mm.exe));
     json!({
@@ -123,6 +124,10 @@ fn process(model: &Model, task: &Task) -> Value {
         "comm": plain(&task.comm),
         "space": task.space.map(|space| space.0),
         "exe": exe,
+        "namespaces": model.namespaces.get(&task.id).map(namespaces).unwrap_or_default(),
+        "cgroups": model.cgroups.get(&task.id).map(cgroups).unwrap_or_default(),
+        "autogroup_nice": proc.map(|proc| proc.autogroup_nice),
+        "loginuid": proc.map(|proc| proc.loginuid).filter(|uid| *uid != u32::MAX),
         "state": model.states.get(&task.id).map(|state| state_of(model, state)),
         "threads": threads.map(thread).collect::<Vec<_>>(),
         "descriptors": table.map(|table| table.fds.iter().map(|fd| json!({
@@ -132,6 +137,28 @@ fn process(model: &Model, task: &Task) -> Value {
             "what": model.open_files.get(&fd.file).map(|file| describe(model, &file.kind)),
         })).collect::<Vec<_>>()).unwrap_or_default(),
     })
+}
+
+fn namespaces(namespaces: &TaskNamespaces) -> Vec<Value> {
+    let map = |ranges: &[IdRange]| {
+        let lines = ranges.iter().map(|r| format!("{} {} {}", r.inside, r.outside, r.count));
+        lines.collect::<Vec<_>>()
+    };
+    let others = namespaces.others.iter().map(|other| match other.kind {
+        NamespaceKind::User => json!({
+            "kind": other.kind.name(),
+            "inode": other.inode,
+            "uid_map": map(&namespaces.uid_map),
+            "gid_map": map(&namespaces.gid_map),
+        }),
+        kind => json!({ "kind": kind.name(), "inode": other.inode, "copied": other.copied }),
+    });
+    others.collect()
+}
+
+fn cgroups(cgroup: &Cgroup) -> Vec<Value> {
+    let paths = cgroup.paths.iter();
+    paths.map(|at| json!({ "controllers": plain(&at.controllers), "path": plain(&at.path) })).collect()
 }
 
 fn state_of(model: &Model, state: &TaskState) -> Value {

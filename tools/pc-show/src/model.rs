@@ -45,6 +45,9 @@ pub struct Model {
     pub machine: Option<Machine>,
     pub rounds: Vec<Round>,
     pub tasks: BTreeMap<TaskId, Task>,
+    pub namespaces: BTreeMap<TaskId, TaskNamespaces>,
+    pub cgroups: BTreeMap<TaskId, Cgroup>,
+    pub procs: BTreeMap<TaskId, TaskProc>,
     pub spaces: BTreeMap<SpaceId, Space>,
     /// Shared memory objects.
     pub objects: BTreeMap<SpaceId, ShmState>,
@@ -135,6 +138,9 @@ impl Model {
             Record::TaskGone(id) => {
                 self.tasks.remove(&id);
                 self.states.remove(&id);
+                self.namespaces.remove(&id);
+                self.cgroups.remove(&id);
+                self.procs.remove(&id);
                 self.threads.retain(|(task, _), _| *task != id);
             }
             Record::Space(space) => drop(self.spaces.insert(space.id, space)),
@@ -145,6 +151,9 @@ impl Model {
                 self.objects.remove(&id);
             }
             Record::ShmState(state) => drop(self.objects.insert(state.space, state)),
+            Record::TaskNamespaces(namespaces) => drop(self.namespaces.insert(namespaces.task, namespaces)),
+            Record::Cgroup(cgroup) => drop(self.cgroups.insert(cgroup.task, cgroup)),
+            Record::TaskProc(proc) => drop(self.procs.insert(proc.task, proc)),
             Record::File(file) => drop(self.files.insert(file.id, file)),
             Record::MapChange(change) => self.map_change(change),
             Record::Zap(_) => {}

@@ -166,12 +166,6 @@ fn the_vdso_is_as_long_as_the_kernel_makes_it() {
 }
 
 #[test]
-fn a_root_directory_of_its_own_is_refused() {
-    let state = TaskState { root: Some(FileId(1)), ..state(&[]) };
-    assert!(texts(&refusals(&Record::TaskState(state)))[0].contains("chroot"));
-}
-
-#[test]
 fn timers_run_on_clocks_that_the_copy_has() {
     // As clock_getcpuclockid(3) and pthread_getcpuclockid(3) make them.
     let (process, thread) = (|pid: i32| !pid << 3 | 2, |tid: i32| !tid << 3 | 6);

@@ -18,7 +18,7 @@ use crate::report::Report;
 use crate::shm::is_gone;
 use crate::task::FDS;
 use crate::tcp::{self, Connected, Connections};
-use crate::{Settings, machine};
+use crate::{Settings, beside, machine, namespace, sharing};
 
 const PF_KTHREAD: u64 = 0x0020_0000;
 
@@ -50,6 +50,7 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
     let pidfd = pidfd::pidfd_open(pid).map_err(|_| CaptureError::NoProcess(pid))?;
     let mut files = Files::new(pid);
     let mut bad = family(pid)?;
+    bad.extend(sharing::running(pid, &tids(pid)?)?);
     let known = memory::read_known(pid)?;
     // Not from /proc/PID/maps: the process runs, and what is mapped may be another thing by then.
     let mut areas: Vec<_> = known.values().map(|(area, _)| area).collect();
@@ -62,6 +63,7 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
             found => vmas.extend(collect(found, &mut bad)?),
         }
     }
+    bad.extend(beside::refused(pid)?);
     for link in ["cwd", "root", "exe"] {
         collect(files.link(link, pc_image::FileNeed::Kind), &mut bad)?;
     }
@@ -80,7 +82,10 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
     if !bad.is_empty() {
         return Err(CaptureError::Unsupported(bad));
     }
-    let report = Report::of(settings, &foretold);
+    let mut report = Report::of(settings, &foretold);
+    if let Some(namespaces) = namespace::look(pid)? {
+        namespace::needs(&namespaces, &mut report);
+    }
     let machine = foretold.machine;
     let connections = Connections::prepare(settings)?;
     // Named once more when they are captured, as they may be others then.

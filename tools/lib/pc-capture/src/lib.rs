@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+mod beside;
+mod cgroup;
 mod check;
 mod dump;
 mod epoll;
@@ -22,6 +24,7 @@ mod inet;
 mod inside;
 mod machine;
 mod memory;
+mod namespace;
 mod openfile;
 mod pages;
 mod pipe;
@@ -33,6 +36,7 @@ mod restart;
 mod rounds;
 mod session;
 mod settings;
+mod sharing;
 mod shm;
 mod signal;
 mod signalfd;

@@ -13,6 +13,7 @@ use pc_image::{
 use pc_trace::{SeizeOptions, Tracees};
 use pc_track::{Hashes, Room};
 
+use crate::beside::Beside;
 use crate::check::{Target, child_of, has_child, preflight, tids};
 use crate::error::{CaptureError, Context, Result, Unsupported};
 use crate::figures::{Figures, RoundFigures, micros};
@@ -51,6 +52,8 @@ pub(crate) struct Session<'a> {
     /// The pages that it holds.
     pub sent: Ranges,
     told: Option<Task>,
+    /// What was told beside the task.
+    told_beside: Option<Beside>,
     /// Open files that were told of in rounds, by number.
     told_files: BTreeMap<OpenFileId, OpenFile>,
     /// Shared memory that is no more, to be told.
@@ -90,6 +93,7 @@ impl<'a> Session<'a> {
             vmas: Vec::new(),
             sent: Ranges::default(),
             told: None,
+            told_beside: None,
             told_files: BTreeMap::new(),
             gone_objects: Vec::new(),
             waits: Waits::default(),
@@ -222,7 +226,7 @@ impl<'a> Session<'a> {
     }
 
     /// The process with its threads, where that has changed, its memory, and the files that were named.
-    pub fn births(&mut self) -> Result<()> {
+    pub fn births(&mut self, beside: Beside) -> Result<()> {
         let pid = self.target.pid;
         if self.told.is_none() {
             self.put(Record::Space(Space { id: SPACE, kind: SpaceKind::Mm }))?;
@@ -242,6 +246,8 @@ impl<'a> Session<'a> {
             self.told = Some(task.clone());
             self.put(Record::Task(task))?;
         }
+        beside.put(pid, self.told_beside.as_ref(), &mut self.sink)?;
+        self.told_beside = Some(beside);
         self.object_births()?;
         for file in self.target.files.take_fresh() {
             self.put(Record::File(file))?;

@@ -9,6 +9,7 @@ use pc_image::{FdTable, MmState, OpenFile, Record, RoundBegin, SigTable, Sink, T
 use pc_trace::{Remote, Tid, Tracees};
 use pc_track::{Hashes, Room};
 
+use crate::beside::Beside;
 use crate::check::Target;
 use crate::error::{Context, Result};
 use crate::figures::{RoundFigures, StopFigures, micros};
@@ -23,7 +24,7 @@ use crate::session::{Session, descriptors};
 use crate::settings::Settings;
 use crate::task::{self, SIGS, SPACE, TASK};
 use crate::thread::Outside;
-use crate::{machine, signal, thread};
+use crate::{machine, sharing, signal, thread};
 
 /// All that is not memory.
 struct State {
@@ -40,11 +41,15 @@ struct Readable {
     descriptors: Vec<Descriptor>,
     /// In the order of the tids.
     threads: Vec<Outside>,
+    beside: Beside,
 }
 
 impl Readable {
     fn read(pid: i32, tids: &[Tid]) -> Result<Self> {
-        Ok(Self { descriptors: openfile::descriptors(pid, true)?, threads: Outside::look(pid, tids)? })
+        let threads = Outside::look(pid, tids)?;
+        sharing::standing(pid, tids.iter().copied().zip(threads.iter().map(Outside::status)))?;
+        let beside = Beside::look(pid)?;
+        Ok(Self { descriptors: openfile::descriptors(pid, true)?, threads, beside })
     }
 }
 
@@ -66,13 +71,13 @@ impl Session<'_> {
             let reading = scope.spawn(move || Readable::read(pid, &tids));
             (self.look(), reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
-        let ((vmas, Changes { mappings, zaps, scan }), readable) = (looked?, readable?);
+        let ((vmas, Changes { mappings, zaps, scan }), mut readable) = (looked?, readable?);
         self.look_at_objects(&readable.descriptors)?;
         self.figures.stop.scan = micros(began) - self.figures.stop.freeze;
         let (early, late) = apart(&scan.found.spans, workplace(&vmas, self.target.stat.start_stack));
         self.begin_counting();
         self.put(Record::RoundBegin(round))?;
-        self.births()?;
+        self.births(std::mem::take(&mut readable.beside))?;
         self.mappings(mappings, vmas)?;
         self.zaps(zaps)?;
         let state = self.ask_and_copy(&mut tracees, &early, &waits, &scan, readable)?;

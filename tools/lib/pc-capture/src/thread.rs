@@ -60,6 +60,13 @@ pub(crate) fn outside(task: TaskId, outside: Outside) -> Thread {
     }
 }
 
+impl Outside {
+    /// Its /proc/PID/status.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+}
+
 /// A thread, with what it has told itself and what was to be read from outside.
 pub(crate) fn thread(
     tracees: &Tracees,

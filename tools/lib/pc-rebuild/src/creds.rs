@@ -12,9 +12,10 @@ const CAP_SETPCAP: u64 = 1 << 8;
 const SECBIT_NO_SETUID_FIXUP: u64 = 1 << 2;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
-/// What the husk has by birth: our own.
-pub fn own() -> Result<Creds, RebuildError> {
-    let text = fs::read_to_string("/proc/self/status").what("reading our credentials")?;
+/// What a husk has, by birth or in the user namespace that it has entered.
+pub fn of(pid: i32) -> Result<Creds, RebuildError> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"));
+    let text = status.what("reading the credentials of the new process")?;
     Ok(parse(&text))
 }
 
@@ -58,6 +59,18 @@ pub fn judge(own: &Creds, wanted: &Creds) -> Result<(), RebuildError> {
         let why = format!("its capability bounding set is larger than ours (mask {lacking:#x})");
         return Err(RebuildError::Unsupported(why));
     }
+    for (name, set, within) in [
+        ("effective", wanted.cap_effective, wanted.cap_permitted),
+        ("inheritable", wanted.cap_inheritable, own.cap_inheritable | own.cap_permitted),
+        ("ambient", wanted.cap_ambient, wanted.cap_permitted & wanted.cap_inheritable),
+    ] {
+        if set & !within != 0 {
+            let lacking = set & !within;
+            return Err(RebuildError::Unsupported(format!(
+                "its {name} capabilities are more than it could have here (mask {lacking:#x})"
+            )));
+        }
+    }
     if own.no_new_privs && !wanted.no_new_privs {
         return Err(RebuildError::Unsupported("we run with no_new_privs, it did not".into()));
     }
@@ -70,13 +83,11 @@ pub fn calls(husk: &mut Husk, own: &Creds, wanted: &Creds) -> Result<Vec<Call>, 
         return Ok(Vec::new());
     }
     let prctl = |option: i32, a: u64, b: u64| Call::new(libc::SYS_prctl, [option as u64, a, b, 0, 0]);
-    let mut calls = vec![prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0)];
-    let groups: Vec<u8> = wanted.groups.iter().flat_map(|g| g.to_le_bytes()).collect();
-    let groups = husk.put(&groups)?;
-    calls.push(Call::new(libc::SYS_setgroups, [wanted.groups.len() as u64, groups]));
-    let three = |nr, ids: [u32; 4]| Call::new(nr, [u64::from(ids[0]), u64::from(ids[1]), u64::from(ids[2])]);
-    calls.push(three(libc::SYS_setresgid, wanted.gids));
-    calls.push(three(libc::SYS_setresuid, wanted.uids));
+    let same_ids = (own.uids, own.gids, &own.groups) == (wanted.uids, wanted.gids, &wanted.groups);
+    let mut calls = match same_ids {
+        true => vec![keep_capabilities()],
+        false => ids(husk, wanted)?,
+    };
     let dropped = own.cap_bounding & !wanted.cap_bounding;
     calls.extend(bits(dropped).map(|cap| prctl(libc::PR_CAPBSET_DROP, cap, 0)));
     let still = wanted.cap_permitted | own.cap_permitted & CAP_SETPCAP;
@@ -90,6 +101,24 @@ pub fn calls(husk: &mut Husk, own: &Creds, wanted: &Creds) -> Result<Vec<Call>, 
         calls.push(prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0));
     }
     Ok(calls)
+}
+
+/// Capabilities stay when ids change.
+fn keep_capabilities() -> Call {
+    Call::new(libc::SYS_prctl, [libc::PR_SET_SECUREBITS as u64, SECBIT_NO_SETUID_FIXUP])
+}
+
+/// The calls by which a thread gets its ids and groups, and keeps its capabilities.
+pub fn ids(husk: &mut Husk, wanted: &Creds) -> Result<Vec<Call>, RebuildError> {
+    let groups: Vec<u8> = wanted.groups.iter().flat_map(|g| g.to_le_bytes()).collect();
+    let groups = husk.put(&groups)?;
+    let three = |nr, ids: [u32; 4]| Call::new(nr, [u64::from(ids[0]), u64::from(ids[1]), u64::from(ids[2])]);
+    Ok(vec![
+        keep_capabilities(),
+        Call::new(libc::SYS_setgroups, [wanted.groups.len() as u64, groups]),
+        three(libc::SYS_setresgid, wanted.gids),
+        three(libc::SYS_setresuid, wanted.uids),
+    ])
 }
 
 /// The file system ids, which setresuid(2) takes along, where they differ. These calls answer the old id.

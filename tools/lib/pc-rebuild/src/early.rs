@@ -28,7 +28,7 @@ impl Early {
         // What /proc shows depends on who is there.
         if plain
             && !record.path.starts_with(b"/proc/")
-            && let Ok(fd) = file::open(record, open.flags as i32)
+            && let Ok(fd) = file::open(&image.place, record, open.flags as i32)
         {
             self.0.insert(open.id, (open.clone(), fd));
         }

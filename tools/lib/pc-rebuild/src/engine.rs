@@ -5,10 +5,11 @@
 //! (`start_round`, `no_pipeline`), the same happens at the first round that is not, or at the end. When the stream was
 //! committed and has ended, the rest is built and the process is let go.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pc_image::rules::{Refusal, Rules};
-use pc_image::{Item, MapChange, PAGE_SIZE, Pages, Patches, Record, Source, SpaceId};
+use pc_image::{Item, MapChange, NamespaceKind, PAGE_SIZE, Pages, Patches, Record, Source, SpaceId, Thread};
 
 use crate::early::Early;
 use crate::error::{Context, RebuildError};
@@ -18,11 +19,15 @@ use crate::kept::{Kept, Part};
 use crate::memory::{self, Memory};
 use crate::newborn::{self, Newborn};
 use crate::openfile::AtRelease;
+use crate::place::Place;
 use crate::running::{Restored, Times};
 use crate::settings::{Notices, Settings, Stage, Stages};
 use crate::tcp::Connections;
 use crate::thread::Tids;
-use crate::{clocks, creds, external, fdtable, file, machine, openfile, shortage, signal, task, thread};
+use crate::{
+    cgroup, clocks, creds, external, fdtable, file, machine, namespace, openfile, shortage, signal, task,
+    thread,
+};
 
 /// Restores the process that `source` describes. Must be called on a thread that lives as long as the process is not to
 /// die with it (a parent-death signal is sent by the thread that made the child).
@@ -44,7 +49,10 @@ fn run(
 ) -> Result<Restored, RebuildError> {
     let mut engine = Engine::new(settings);
     engine.groups = group::limited();
-    engine.connections = Connections::prepare(settings)?;
+    if let Some(namespace) = namespace::entry(&settings.join, NamespaceKind::Mnt) {
+        engine.image.place = Place::joined(namespace).what("looking into the mount namespace of --join")?;
+    }
+    engine.connections = namespace::in_network(&settings.join, || Connections::prepare(settings))?;
     let start = Instant::now();
     while let Some(item) = next(settings, source)? {
         let began = Instant::now();
@@ -177,7 +185,9 @@ impl<'a> Engine<'a> {
         }
         match &record {
             Record::Machine(machine) => machine::judge(machine)?,
-            Record::File(file) => file::judge(file)?,
+            Record::File(file) => file::judge(&self.image.place, file)?,
+            Record::TaskNamespaces(namespaces) => namespace::judge(namespaces, self.settings)?,
+            Record::Cgroup(cgroup) => drop(cgroup::folders(Some(cgroup), self.settings)?),
             Record::RoundBegin(round)
                 if self.keeping
                     && !self.settings.no_pipeline
@@ -335,12 +345,19 @@ impl<'a> Engine<'a> {
     fn build(&mut self) -> Result<(), RebuildError> {
         let task = self.image.task()?;
         self.image.machine()?;
+        namespace::judge_user(self.image.namespaces.as_ref(), task.tids.len(), self.settings)?;
         let space = task.space.ok_or_else(|| RebuildError::Unsupported("a zombie".into()))?;
         self.check_pids()?;
         let vmas: Vec<_> = self.image.vmas.values().cloned().collect();
         let new_session = task::own_session(task, self.settings) && !self.settings.new_pid_ns
             || self.settings.detach && self.settings.new_pid_ns;
         let mut newborn = newborn::make(self.settings, task.pid, &vmas, new_session)?;
+        if self.settings.new_pid_ns {
+            self.image.place =
+                Place::copied(newborn.husk.pid()).what("looking into the mount namespace of the process")?;
+        }
+        cgroup::enter(newborn.husk.pid(), &cgroup::folders(self.image.cgroup.as_ref(), self.settings)?)?;
+        namespace::enter(&mut newborn, &self.settings.join)?;
         let mut memory = Memory::new(&mut newborn)?;
         let whole = MapChange { space, unmap: Vec::new(), map: vmas, modify: Vec::new() };
         memory.change(&mut newborn, &self.image, &whole)?;
@@ -407,8 +424,10 @@ impl<'a> Engine<'a> {
         };
         Finisher { image: &self.image, settings: self.settings, newborn: &mut newborn }.last()?;
         let (pid, threads) = (newborn.husk.pid(), self.image.threads.len());
-        later.listen()?;
-        later.connections.go_on()?;
+        namespace::in_network(&self.settings.join, || {
+            later.listen()?;
+            later.connections.go_on()
+        })?;
         let stopped = self.settings.leave_stopped
             || self.image.task_state.as_ref().is_some_and(|state| state.stopped.is_some());
         // It lives as long as anything does in its namespace.
@@ -471,6 +490,10 @@ impl Finisher<'_> {
         if !image.threads.contains_key(&task.pid) {
             return Err(absent("the main thread"));
         }
+        if let Some(namespaces) = &image.namespaces {
+            namespace::notices(namespaces, self.settings, notices);
+        }
+        cgroup::notice(image.cgroup.as_ref(), self.settings, notices);
         let mut lap = Lap(Instant::now());
         task::session(self.newborn, task, self.settings, notices)?;
         settle_clocks(self.newborn, image)?;
@@ -479,7 +502,9 @@ impl Finisher<'_> {
         memory::guard(self.newborn, image, &mm.guards)?;
         memory::lock(self.newborn, image)?;
         times.apply += lap.take();
-        let (built, later) = openfile::build_all(image, early, self.settings, connections, notices)?;
+        let (built, later) = namespace::in_network(&self.settings.join, || {
+            openfile::build_all(image, early, self.settings, connections, notices)
+        })?;
         fdtable::install(self.newborn, table, &built)?;
         drop(built);
         openfile::finish(self.newborn, image, table)?;
@@ -489,9 +514,15 @@ impl Finisher<'_> {
         let tids = thread::follow(&mut self.newborn.husk, task.pid, &wanted)?;
         thread::equip(&mut self.newborn.husk, &tids, &image.threads, state.personality)?;
         task::timers(&mut self.newborn.husk, state)?;
+        let threads =
+            namespace::credentials(image.namespaces.as_ref(), &self.settings.join, image.threads.clone())?;
+        let door = namespace::bring_user(self.newborn, &self.settings.join)?;
         task::limits(&mut self.newborn.husk, state, notices)?;
-        task::by_proc(self.newborn.husk.pid(), state, mm, notices)?;
-        self.restrain(&tids, notices)?;
+        task::by_proc(self.newborn.husk.pid(), image, state, mm, self.settings, notices)?;
+        if let Some(door) = door {
+            namespace::enter_user(self.newborn, door, &threads[&task.pid].creds)?;
+        }
+        self.restrain(&tids, &threads, notices)?;
         task::mm_last(&mut self.newborn.husk, mm, notices)?;
         times.threads = lap.take();
         Ok(later)
@@ -554,13 +585,18 @@ impl Finisher<'_> {
         threads.into_iter().try_for_each(|tid| signal::send_urgent(pid, Some(tid)))
     }
 
-    fn restrain(&mut self, tids: &Tids, notices: Notices<'_>) -> Result<(), RebuildError> {
-        let own = creds::own()?;
+    fn restrain(
+        &mut self,
+        tids: &Tids,
+        threads: &BTreeMap<u32, Thread>,
+        notices: Notices<'_>,
+    ) -> Result<(), RebuildError> {
+        let own = creds::of(self.newborn.husk.pid())?;
         let keep = !self.settings.detach;
-        if !keep && self.image.threads.values().any(|t| t.pdeath_signal != 0) {
+        if !keep && threads.values().any(|t| t.pdeath_signal != 0) {
             notices("its parent-death signal is dropped: its parent here is gone at once");
         }
-        thread::restrain(&mut self.newborn.husk, tids, &self.image.threads, &own, keep)
+        thread::restrain(&mut self.newborn.husk, tids, threads, &own, keep)
     }
 }
 

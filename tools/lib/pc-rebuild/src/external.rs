@@ -2,13 +2,14 @@
 
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use pc_image::{ExternalFile, ExternalKind, OpenFile, OpenFileKind, rules};
 
 use crate::error::{Context, RebuildError};
 use crate::openfile::reopen;
+use crate::place::Place;
 use crate::settings::{Attach, Notices, Settings};
 
 /// Refuses something that reaches outside and of which nobody has said what it becomes.
@@ -37,25 +38,31 @@ pub fn judge_ids<'a>(files: impl Iterator<Item = &'a OpenFile>, settings: &Setti
 pub fn build(
     open: &OpenFile,
     external: &ExternalFile,
+    place: &Place,
     settings: &Settings,
     notices: Notices<'_>,
 ) -> Result<OwnedFd, RebuildError> {
     let flags = open.flags as i32;
     match settings.attach.get(&external.id) {
-        Some(Attach::Null) => null(flags),
-        Some(Attach::Path(path)) => open_path(path, flags),
+        Some(Attach::Null) => null(place, flags),
+        Some(Attach::Path(path)) => attach(place, path, flags),
         Some(Attach::Fd(fd)) => again(fd.as_fd(), flags),
-        None => by_default(external, flags, notices),
+        None => by_default(external, place, flags, notices),
     }
 }
 
-fn by_default(external: &ExternalFile, flags: i32, notices: Notices<'_>) -> Result<OwnedFd, RebuildError> {
+fn by_default(
+    external: &ExternalFile,
+    place: &Place,
+    flags: i32,
+    notices: Notices<'_>,
+) -> Result<OwnedFd, RebuildError> {
     match external.kind {
         ExternalKind::Terminal => match terminal() {
             Some(tty) => again(tty.as_fd(), flags),
             None => {
                 notices(&format!("{} becomes /dev/null: there is no terminal here", external.id));
-                null(flags)
+                null(place, flags)
             }
         },
         // Judged before: there is no other.
@@ -66,23 +73,28 @@ fn by_default(external: &ExternalFile, flags: i32, notices: Notices<'_>) -> Resu
     }
 }
 
-fn null(flags: i32) -> Result<OwnedFd, RebuildError> {
-    open_path(Path::new("/dev/null"), flags)
+/// A path is one of ours. In a copy of our mount namespace it leads to the same, but for what is ours alone (/dev/stderr); in
+/// one that is joined it may lead anywhere.
+fn attach(place: &Place, path: &Path, flags: i32) -> Result<OwnedFd, RebuildError> {
+    match place {
+        Place::Copied(_) => open_path(place, path, flags).or_else(|_| open_path(&Place::Ours, path, flags)),
+        Place::Ours | Place::Joined(_) => open_path(&Place::Ours, path, flags),
+    }
+}
+
+fn null(place: &Place, flags: i32) -> Result<OwnedFd, RebuildError> {
+    open_path(place, Path::new("/dev/null"), flags)
 }
 
 /// Opens a path with the access that the process had; what is a file is appended to.
-fn open_path(path: &Path, flags: i32) -> Result<OwnedFd, RebuildError> {
+fn open_path(place: &Place, path: &Path, flags: i32) -> Result<OwnedFd, RebuildError> {
     let access = flags & libc::O_ACCMODE;
     let keep = flags & (libc::O_NONBLOCK | libc::O_APPEND);
-    let file = std::fs::OpenOptions::new()
-        .read(access != libc::O_WRONLY)
-        .write(access != libc::O_RDONLY)
-        .create(access != libc::O_RDONLY)
-        .truncate(false)
-        .custom_flags(keep | libc::O_NOCTTY | appending(path, access))
-        .mode(0o600)
-        .open(path);
-    Ok(file.what_of(|| format!("opening {}", path.display()))?.into())
+    let create = if access == libc::O_RDONLY { 0 } else { libc::O_CREAT };
+    // Relative to where we are, and nowhere else.
+    let ours = std::path::absolute(path).what_of(|| format!("opening {}", path.display()))?;
+    let flags = access | keep | create | libc::O_NOCTTY | appending(path, access);
+    place.open(&ours, flags, 0o600).what_of(|| format!("opening {}", path.display()))
 }
 
 fn appending(path: &Path, access: i32) -> i32 {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use pc_image::{FdTable, OpenFileId};
 use pc_sys::birth::HUSK_SOCKET;
+use pc_sys::pidfd;
 use pc_trace::Call;
 
 use crate::error::{Context, RebuildError, missing};
@@ -64,6 +65,25 @@ fn receive(newborn: &mut Newborn, count: usize) -> Result<Vec<i32>, RebuildError
     }
     let number = |b: &[u8]| i32::from_le_bytes(b.try_into().unwrap_or_default());
     Ok(bytes[CMSG_HEADER..].chunks_exact(4).map(number).collect())
+}
+
+/// A channel into a husk that has its descriptors: until its end is closed, that has the lowest free number.
+pub fn another_channel(newborn: &mut Newborn) -> Result<(), RebuildError> {
+    let pid = newborn.husk.pid();
+    let kind = (libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC) as u64;
+    let pair = newborn.husk.space(8)?;
+    let call = Call::new(libc::SYS_socketpair, [libc::AF_UNIX as u64, kind, 0, pair]);
+    newborn.husk.call(pid, call).what("making a socket pair in the process")?;
+    let mut ends = [0u8; 8];
+    newborn.husk.read(pair, &mut ends)?;
+    newborn.husk.reset();
+    let end = |at: usize| i32::from_le_bytes([ends[at], ends[at + 1], ends[at + 2], ends[at + 3]]);
+    let process = pidfd::pidfd_open(pid).what("taking a socket out of the process")?;
+    newborn.socket =
+        pidfd::pidfd_getfd(process.as_fd(), end(4)).what("taking a socket out of the process")?;
+    newborn.husk_socket = end(0);
+    newborn.husk.call(pid, Call::new(libc::SYS_close, [end(4) as u64]))?;
+    Ok(())
 }
 
 /// Words as they lie in memory.

@@ -5,12 +5,13 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use pc_image::{File, FileNeed};
 
 use crate::error::{Context, RebuildError};
+use crate::place::Place;
 
 const KIND: u32 = libc::S_IFMT;
 
@@ -20,27 +21,27 @@ pub fn path_of(file: &File) -> &Path {
 }
 
 /// Refuses a file that is not what the process needs.
-pub fn judge(file: &File) -> Result<(), RebuildError> {
+pub fn judge(place: &Place, file: &File) -> Result<(), RebuildError> {
     let path = path_of(file);
     let refuse = |why: String| Err(RebuildError::Unsupported(format!("{}: {why}", path.display())));
     if !path.is_absolute() {
         return refuse("the path is not absolute".into());
     }
-    match fs::metadata(path) {
-        Ok(meta) => judge_found(file, &meta),
+    match place.metadata(path) {
+        Ok(meta) => judge_found(place, file, &meta),
         Err(err) => refuse(format!("{err} (the process uses it)")),
     }
 }
 
 /// The same of one that was found at its path.
-pub fn judge_found(file: &File, meta: &Metadata) -> Result<(), RebuildError> {
+pub fn judge_found(place: &Place, file: &File, meta: &Metadata) -> Result<(), RebuildError> {
     let path = path_of(file);
     let refuse = |why: String| Err(RebuildError::Unsupported(format!("{}: {why}", path.display())));
     if meta.mode() & KIND != file.mode & KIND {
         return refuse("it is of another kind here".into());
     }
     match file.need {
-        FileNeed::Same => same(file, path, meta),
+        FileNeed::Same => same(place, file, path, meta),
         FileNeed::Exists => Ok(()),
         FileNeed::Kind if is_device(file.mode) && meta.rdev() != file.rdev => {
             refuse("it is another device here".into())
@@ -53,10 +54,10 @@ fn is_device(mode: u32) -> bool {
     matches!(mode & KIND, libc::S_IFCHR | libc::S_IFBLK)
 }
 
-fn same(file: &File, path: &Path, meta: &Metadata) -> Result<(), RebuildError> {
+fn same(place: &Place, file: &File, path: &Path, meta: &Metadata) -> Result<(), RebuildError> {
     let refuse = |why: String| Err(RebuildError::Unsupported(format!("{}: {why}", path.display())));
     if let Some(wanted) = &file.build_id {
-        let here = build_id(path).what_of(|| format!("reading {}", path.display()))?;
+        let here = build_id(place, path).what_of(|| format!("reading {}", path.display()))?;
         return if here.as_ref() == Some(wanted) {
             Ok(())
         } else {
@@ -90,21 +91,18 @@ pub fn judge_offset(file: &File, meta: &Metadata, offset: u64) -> Result<(), Reb
 }
 
 /// Opens it with these flags of open(2), never becoming anybody's controlling terminal, never creating anything.
-pub fn open(file: &File, flags: i32) -> Result<OwnedFd, RebuildError> {
+pub fn open(place: &Place, file: &File, flags: i32) -> Result<OwnedFd, RebuildError> {
     let path = path_of(file);
-    let access = flags & libc::O_ACCMODE;
-    let rest = flags & !(libc::O_ACCMODE | libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC);
-    let opened = fs::OpenOptions::new()
-        .read(access != libc::O_WRONLY)
-        .write(access != libc::O_RDONLY)
-        .custom_flags(rest | libc::O_NOCTTY | libc::O_CLOEXEC)
-        .open(path);
-    Ok(opened.what_of(|| format!("opening {}", path.display()))?.into())
+    let flags = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC);
+    // Beside O_PATH openat2(2) takes no flag that has no meaning then.
+    const BESIDE_PATH: i32 = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let flags = if flags & libc::O_PATH != 0 { flags & BESIDE_PATH } else { flags | libc::O_NOCTTY };
+    place.open(path, flags, 0).what_of(|| format!("opening {}", path.display()))
 }
 
 /// The GNU build id of an ELF file.
-fn build_id(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let elf = fs::File::open(path)?;
+fn build_id(place: &Place, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let elf = fs::File::from(place.open(path, libc::O_RDONLY, 0)?);
     let mut header = [0u8; 64];
     if elf.read_exact_at(&mut header, 0).is_err() || header[..4] != *b"\x7fELF" || header[4] != 2 {
         return Ok(None);
@@ -180,7 +178,7 @@ mod tests {
             build_id: None,
             need: FileNeed::Same,
         };
-        let error = judge(&file).unwrap_err().to_string();
+        let error = judge(&Place::Ours, &file).unwrap_err().to_string();
         assert!(error.contains("/proc/self/exe") && error.contains("1 at the source"), "{error}");
     }
 }

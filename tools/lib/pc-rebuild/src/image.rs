@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pc_image::{
-    Clocks, FdTable, File, FileId, Machine, MapChange, MmState, OpenFile, OpenFileId, Record, SigTable,
-    SpaceId, SpaceKind, Task, TaskId, TaskState, Thread, Vma,
+    Cgroup, Clocks, FdTable, File, FileId, Machine, MapChange, MmState, OpenFile, OpenFileId, Record,
+    SigTable, SpaceId, SpaceKind, Task, TaskId, TaskNamespaces, TaskProc, TaskState, Thread, Vma,
 };
 
 use crate::error::{RebuildError, missing};
+use crate::place::Place;
 use crate::shm::Objects;
 
 /// Everything known, by number.
@@ -23,6 +24,11 @@ pub struct Image {
     pub mm_state: Option<MmState>,
     pub sig_table: Option<SigTable>,
     pub task_state: Option<TaskState>,
+    pub namespaces: Option<TaskNamespaces>,
+    pub cgroup: Option<Cgroup>,
+    pub values: Option<TaskProc>,
+    /// Where the paths of its files lead.
+    pub place: Place,
     pub threads: BTreeMap<u32, Thread>,
     pub fd_table: Option<FdTable>,
     pub open_files: BTreeMap<OpenFileId, OpenFile>,
@@ -57,6 +63,9 @@ impl Image {
                 self.spaces.remove(&id);
             }
             Record::ShmState(state) => self.objects.state(state)?,
+            Record::TaskNamespaces(n) => self.namespaces = Some(n),
+            Record::Cgroup(c) => self.cgroup = Some(c),
+            Record::TaskProc(p) => self.values = Some(p),
             Record::File(f) => {
                 self.files.insert(f.id, f);
             }

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cgroup;
 mod clocks;
 mod creds;
 mod early;
@@ -30,9 +31,11 @@ mod layout;
 mod machine;
 mod mapping;
 mod memory;
+mod namespace;
 mod newborn;
 mod openfile;
 mod pipe;
+mod place;
 mod regular;
 mod running;
 mod settings;
@@ -51,5 +54,6 @@ mod writers;
 pub use engine::plan;
 pub use engine::restore;
 pub use error::RebuildError;
+pub use namespace::{Join, Joins};
 pub use running::{Restored, Times};
-pub use settings::{Attach, NetworkLock, Notices, OnReady, Settings, Stage, Stages};
+pub use settings::{Attach, Cgroups, NetworkLock, Notices, OnReady, Settings, Stage, Stages};

@@ -57,7 +57,7 @@ pub fn map_all(newborn: &mut Newborn, image: &Image, vmas: &[&Vma]) -> Result<()
             let flags = if key.1 { libc::O_RDWR } else { libc::O_RDONLY };
             entry.insert(opened.len());
             opened.push(match key.0 {
-                Shown::File(file) => file::open(image.file(file)?, flags)?,
+                Shown::File(file) => file::open(&image.place, image.file(file)?, flags)?,
                 Shown::Object(space) => image.objects.open(space, flags)?,
             });
         }

@@ -16,7 +16,7 @@ use crate::image::Image;
 use crate::newborn::Newborn;
 use crate::settings::{Notices, OnReady, Settings};
 use crate::tcp::{Connections, Rules};
-use crate::{epoll, eventfd, external, inet, pipe, regular, shm, signalfd, timerfd, unix};
+use crate::{epoll, eventfd, external, inet, namespace, pipe, regular, shm, signalfd, timerfd, unix};
 
 /// What is left to be done when the process is about to run, and taken back if it never does.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl AtRelease {
             ready(pid).map_err(RebuildError::NotReady)?;
         }
         let time = began.elapsed();
-        self.connections.await_addresses()?;
+        namespace::in_network(&settings.join, || self.connections.await_addresses())?;
         Ok(time)
     }
 
@@ -102,7 +102,9 @@ pub fn build_all(
                 None => continue,
             },
             OpenFileKind::Shm(shm) => shm::build(image, open, shm)?,
-            OpenFileKind::External(external) => external::build(open, external, settings, notices)?,
+            OpenFileKind::External(external) => {
+                external::build(open, external, &image.place, settings, notices)?
+            }
         };
         built.insert(open.id, fd);
     }

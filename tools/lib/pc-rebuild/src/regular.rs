@@ -21,12 +21,12 @@ pub fn build(
     let file = match early {
         Some(file) => file,
         None => {
-            file::judge(record)?;
-            file::open(record, open.flags as i32)?.into()
+            file::judge(&image.place, record)?;
+            file::open(&image.place, record, open.flags as i32)?.into()
         }
     };
     let meta = file.metadata().what_of(|| format!("looking at {}", file::path_of(record).display()))?;
-    file::judge_found(record, &meta)?;
+    file::judge_found(&image.place, record, &meta)?;
     file::judge_offset(record, &meta, regular.offset)?;
     let fd = OwnedFd::from(file);
     if regular.offset != 0 && open.flags as i32 & libc::O_PATH == 0 {

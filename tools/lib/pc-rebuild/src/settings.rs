@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::RebuildError;
+use crate::namespace::Joins;
 
 /// What an external descriptor becomes.
 #[derive(Debug, Clone)]
@@ -76,8 +77,24 @@ pub struct Settings {
     pub on_ready: Option<OnReady>,
     /// What externals become, by their ids.
     pub attach: BTreeMap<String, Attach>,
+    /// The namespaces that it is to have, where these are not those of its birth here.
+    pub join: Joins,
+    /// The cgroups that it is to be in.
+    pub cgroups: Cgroups,
     /// Set from a signal handler: give up.
     pub cancel: Option<Arc<AtomicBool>>,
+}
+
+/// The cgroups of the copy.
+#[derive(Debug, Clone, Default)]
+pub enum Cgroups {
+    /// Ours.
+    #[default]
+    None,
+    /// Those with the same paths here, which have to be there.
+    Keep,
+    /// These, by their folders; ours in other hierarchies.
+    At(Vec<PathBuf>),
 }
 
 /// How packets of TCP connections are held back while they move.

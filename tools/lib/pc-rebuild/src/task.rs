@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::AsFd;
 
-use pc_image::{MmState, PosixTimer, Task, TaskState, vma_flag};
+use pc_image::{FileId, MmState, PosixTimer, Task, TaskState, vma_flag};
 use pc_trace::{Call, Husk};
 
 use crate::error::{Context, RebuildError, raw_ok};
@@ -56,9 +56,13 @@ pub fn enter_time(newborn: &mut Newborn, namespace: &impl AsFd) -> Result<(), Re
 /// Working directory, umask and the like.
 pub fn surroundings(newborn: &mut Newborn, image: &Image, state: &TaskState) -> Result<(), RebuildError> {
     let cwd = image.file(state.cwd)?;
-    file::judge(cwd)?;
-    let cwd = file::open(cwd, libc::O_RDONLY | libc::O_DIRECTORY)?;
+    file::judge(&image.place, cwd)?;
+    let cwd = file::open(&image.place, cwd, libc::O_RDONLY | libc::O_DIRECTORY)?;
     let fd = send(newborn, std::iter::once(cwd.as_fd()))?[0] as u64;
+    if let Some(root) = state.root {
+        change_root(newborn, image, root)?;
+    }
+    login(newborn, image)?;
     let prctl = |option: i32, arg: u64| Call::new(libc::SYS_prctl, [option as u64, arg, 0, 0, 0]);
     let calls = [
         Call::new(libc::SYS_fchdir, [fd]),
@@ -70,13 +74,86 @@ pub fn surroundings(newborn: &mut Newborn, image: &Image, state: &TaskState) -> 
     Ok(())
 }
 
+/// Sets /proc/PID/loginuid, which only the process itself may do, and that once unless it has CAP_AUDIT_CONTROL. What could
+/// not be set is said by [`by_proc`].
+fn login(newborn: &mut Newborn, image: &Image) -> Result<(), RebuildError> {
+    let pid = newborn.husk.pid();
+    let wanted = image.values.as_ref().map_or(u32::MAX, |values| values.loginuid);
+    if login_of(pid).is_none_or(|now| now == wanted) {
+        return Ok(());
+    }
+    let file = fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/loginuid"));
+    let file = file.what("opening loginuid")?;
+    let fd = send(newborn, std::iter::once(file.as_fd()))?[0] as u64;
+    let text = wanted.to_string();
+    let at = newborn.husk.put(text.as_bytes())?;
+    let calls = [Call::new(libc::SYS_write, [fd, at, text.len() as u64]), Call::new(libc::SYS_close, [fd])];
+    newborn.husk.batch(pid, &calls).what("setting loginuid")?;
+    newborn.husk.reset();
+    Ok(())
+}
+
+/// `None` where the kernel keeps none.
+fn login_of(pid: i32) -> Option<u32> {
+    fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?.trim().parse().ok()
+}
+
+/// Values of /proc that are told beside the task.
+fn values(pid: i32, image: &Image, own_session: bool, notices: Notices<'_>) -> Result<(), RebuildError> {
+    let (nice, login) = image.values.as_ref().map_or((0, u32::MAX), |v| (v.autogroup_nice, v.loginuid));
+    if let Some(now) = login_of(pid).filter(|now| *now != login) {
+        let name = |uid: u32| if uid == u32::MAX { "not set".to_owned() } else { uid.to_string() };
+        notices(&format!("its loginuid was {}, here it is {}", name(login), name(now)));
+    } else if login != u32::MAX && login_of(pid).is_none() {
+        notices(&format!("its loginuid was {login}; this kernel keeps none"));
+    }
+    if nice == 0 {
+        return Ok(());
+    }
+    let lost = |why: &str| format!("the nice value {nice} of its session's autogroup is lost: {why}");
+    if !own_session {
+        notices(&lost("it is in our session"));
+        return Ok(());
+    }
+    match fs::write(format!("/proc/{pid}/autogroup"), nice.to_string()) {
+        Ok(()) => Ok(()),
+        Err(err)
+            if matches!(
+                err.raw_os_error(),
+                Some(libc::EPERM | libc::ENOENT | libc::EINVAL | libc::EAGAIN)
+            ) =>
+        {
+            notices(&lost(&err.to_string()));
+            Ok(())
+        }
+        failed => failed.what("setting the nice value of its autogroup"),
+    }
+}
+
+/// Gives the process a root directory of its own (chroot(2)). Its files are opened by paths from the root above.
+fn change_root(newborn: &mut Newborn, image: &Image, root: FileId) -> Result<(), RebuildError> {
+    let root = image.file(root)?;
+    file::judge(&image.place, root)?;
+    let root = file::open(&image.place, root, libc::O_RDONLY | libc::O_DIRECTORY)?;
+    let fd = send(newborn, std::iter::once(root.as_fd()))?[0] as u64;
+    let here = newborn.husk.put(b".\0")?;
+    let calls = [
+        Call::new(libc::SYS_fchdir, [fd]),
+        Call::new(libc::SYS_chroot, [here]),
+        Call::new(libc::SYS_close, [fd]),
+    ];
+    newborn.husk.batch_ok(newborn.husk.pid(), &calls).what("changing the root directory of the process")?;
+    newborn.husk.reset();
+    Ok(())
+}
+
 /// The address space's own figures, and the executable.
 pub fn mm(newborn: &mut Newborn, image: &Image, state: &MmState) -> Result<(), RebuildError> {
     const PR_SET_MM: u64 = 35;
     const PR_SET_MM_MAP: u64 = 14;
     let exe = image.file(state.exe)?;
-    file::judge(exe)?;
-    let exe = file::open(exe, libc::O_RDONLY)?;
+    file::judge(&image.place, exe)?;
+    let exe = file::open(&image.place, exe, libc::O_RDONLY)?;
     let fd = send(newborn, std::iter::once(exe.as_fd()))?[0];
     let husk = &mut newborn.husk;
     let auxv = husk.put(&state.auxv)?;
@@ -226,7 +303,15 @@ pub fn limits(husk: &mut Husk, state: &TaskState, notices: Notices<'_>) -> Resul
 }
 
 /// What is set through /proc.
-pub fn by_proc(pid: i32, state: &TaskState, mm: &MmState, notices: Notices<'_>) -> Result<(), RebuildError> {
+pub fn by_proc(
+    pid: i32,
+    image: &Image,
+    state: &TaskState,
+    mm: &MmState,
+    settings: &Settings,
+    notices: Notices<'_>,
+) -> Result<(), RebuildError> {
+    values(pid, image, own_session(image.task()?, settings), notices)?;
     let filter = format!("/proc/{pid}/coredump_filter");
     fs::write(filter, format!("{:#x}\n", mm.coredump_filter)).what("setting coredump_filter")?;
     let path = format!("/proc/{pid}/oom_score_adj");

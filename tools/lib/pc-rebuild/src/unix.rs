@@ -130,6 +130,12 @@ fn bind_path(
     later: &mut AtRelease,
 ) -> Result<(), RebuildError> {
     let name = Path::new(OsStr::from_bytes(&socket.name));
+    let elsewhere = image.task_state.as_ref().is_some_and(|state| state.root.is_some());
+    if image.place.is_joined() || name.is_absolute() && elsewhere {
+        let why =
+            "cannot be made yet below a root directory of its own or in a mount namespace that is joined";
+        return Err(RebuildError::Unsupported(format!("the socket {}: it {why}", name.display())));
+    }
     let dir = working_directory(image)?;
     let path = dir.join(name);
     remove_stale(&path, socket.kind)?;

@@ -142,12 +142,15 @@ fn init(birth: Birth<'_>, control: i32) -> ! {
     serve(child)
 }
 
+/// The source of that /proc: it tells that the mount namespace is a copy that a restore made.
+const MADE_BY: &std::ffi::CStr = c"pc-restore";
+
 fn mount_proc(control: i32) {
     let (root, proc, none) = (c"/".as_ptr() as u64, c"/proc".as_ptr() as u64, c"none".as_ptr() as u64);
     let private = libc::MS_REC | libc::MS_PRIVATE;
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     if raw(libc::SYS_mount, [none, root, none, private, 0]) < 0
-        || raw(libc::SYS_mount, [c"proc".as_ptr() as u64, proc, c"proc".as_ptr() as u64, flags, 0]) < 0
+        || raw(libc::SYS_mount, [MADE_BY.as_ptr() as u64, proc, c"proc".as_ptr() as u64, flags, 0]) < 0
     {
         fail(control);
     }

@@ -6,6 +6,9 @@ use std::io;
 use crate::check;
 
 const KCMP_FILE: i32 = 0;
+const KCMP_FILES: i32 = 2;
+const KCMP_FS: i32 = 3;
+const KCMP_SYSVSEM: i32 = 6;
 const KCMP_EPOLL_TFD: i32 = 7;
 
 /// `struct kcmp_epoll_slot`.
@@ -26,6 +29,28 @@ fn ordering(ret: libc::c_long) -> io::Result<Ordering> {
         2 => Ok(Ordering::Greater),
         _ => Err(io::Error::other("kcmp could not order the two")),
     }
+}
+
+/// What tasks may share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// The table of descriptors (`CLONE_FILES`).
+    Files,
+    /// Working directory, root directory and umask (`CLONE_FS`).
+    Fs,
+    /// The list of System V semaphores to be undone (`CLONE_SYSVSEM`).
+    SysVSem,
+}
+
+/// Compares what two tasks (processes or threads) have. Both have none: they are equal.
+pub fn kcmp(a: i32, b: i32, resource: Resource) -> io::Result<Ordering> {
+    let kind = match resource {
+        Resource::Files => KCMP_FILES,
+        Resource::Fs => KCMP_FS,
+        Resource::SysVSem => KCMP_SYSVSEM,
+    };
+    // SAFETY: kcmp with these kinds takes three integers and touches no memory.
+    ordering(unsafe { libc::syscall(libc::SYS_kcmp, a, b, kind, 0, 0) })
 }
 
 /// Compares the open file descriptions behind two descriptors: a total order, so that many can be sorted.

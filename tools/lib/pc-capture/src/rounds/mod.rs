@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use pc_image::{Counts, MapChange, PAGE_SIZE, Record, RoundBegin, RoundEnd, Sink, Vma, Zap};
 use pc_trace::Tracees;
 
+use crate::beside::Beside;
 use crate::error::{CaptureError, Result};
 use crate::figures::{RoundFigures, micros};
 use crate::machine;
@@ -139,7 +140,7 @@ impl Session<'_> {
         self.look_at_objects(&descriptors(pid, false)?)?;
         self.put(Record::RoundBegin(RoundBegin { number, last: false, clocks }))?;
         self.sink.flush()?;
-        self.births()?;
+        self.births(Beside::look(pid)?)?;
         self.open_files(open)?;
         self.mappings(changes.mappings, vmas)?;
         self.zaps(changes.zaps)?;
