@@ -12,9 +12,9 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _};
 use std::path::Path;
+use std::process::Command;
 use std::sync::mpsc;
 
-use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Uid};
@@ -54,10 +54,9 @@ fn set_apart(way: &[&str], file: &str) -> String {
         [] => {}
         ["ns", "mnt"] => {
             unshare(CloneFlags::CLONE_NEWNS).expect("as root");
-            let none = None::<&str>;
-            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
-            let folder = Path::new(file).parent().expect("a folder");
-            mount(Some("apart"), folder, Some("tmpfs"), MsFlags::empty(), none).expect("a mount");
+            mount(&["--make-rprivate", "/"]);
+            let folder = Path::new(file).parent().and_then(Path::to_str).expect("a folder");
+            mount(&["-t", "tmpfs", "apart", folder]);
             fs::write(file, "mounted").expect("a file");
         }
         ["ns", kind] => unshare(flag_of(kind)).expect("as root"),
@@ -79,6 +78,11 @@ fn set_apart(way: &[&str], file: &str) -> String {
         other => panic!("{other:?}"),
     }
     file.to_owned()
+}
+
+fn mount(args: &[&str]) {
+    let done = Command::new("mount").args(args).status().expect("mount runs");
+    assert!(done.success(), "mount {args:?}");
 }
 
 fn flag_of(kind: &str) -> CloneFlags {
