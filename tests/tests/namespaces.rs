@@ -25,7 +25,8 @@ fn asked_for_and_joined(kind: &str) {
     let found = guest.findings();
     let (_kept, path) = kept(&guest, kind);
     let check = pc_tests::run("pc-dump", &["--check", &guest.guest.arg()]);
-    assert!(check.status.success() && said(&check).contains(&format!("--join {kind}=")), "{}", said(&check));
+    let told = String::from_utf8_lossy(&check.stdout);
+    assert!(check.status.success() && told.contains(&format!("--join {kind}=")), "{told} {}", said(&check));
     let image = guest.dumped(&[]);
     image.refused(&[], &["namespace", kind, "--join"]);
     let (copy, _) = image.restored(&["--join", &format!("{kind}={path}")]);
