@@ -174,6 +174,25 @@ fn threads_that_do_not_share_everything_are_refused_by_name() {
     }
 }
 
+/// Its keys would be lost.
+#[test]
+fn a_thread_or_process_keyring_is_refused_by_name() {
+    for (which, words) in [("-1", "has a keyring of its own"), ("-2", "has a keyring of its process")] {
+        let folder = pc_tests::Folder::new();
+        let ready = folder.file("ready");
+        let script = "import ctypes, sys, time\n\
+                      assert ctypes.CDLL(None).syscall(250, 0, int(sys.argv[1]), 1) > 0 # keyctl(2)\n\
+                      open(sys.argv[2], 'w')\ntime.sleep(1000)";
+        let guest = Guest::start(Command::new("python3").args(["-c", script, which]).arg(&ready));
+        pc_tests::wait_for("a keyring", std::time::Duration::from_secs(20), || ready.exists());
+        let mut dump = Command::new(program("pc-dump"));
+        let dump = dump.args(["--once", "--kill", &guest.arg()]).stdin(Stdio::null());
+        let output = dump.stdout(Stdio::piped()).output().expect("pc-dump runs");
+        assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+        assert!(said(&output).contains(words), "{}", said(&output));
+    }
+}
+
 /// A stream that claims more than pc-restore has gets none of it.
 #[test]
 fn capabilities_that_pc_restore_lacks_are_refused() {

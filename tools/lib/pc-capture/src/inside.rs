@@ -3,7 +3,8 @@
 use pc_image::vma_flag;
 use pc_trace::{Call, Remote, Tid, Tracees};
 
-use crate::error::Result;
+use crate::error::{CaptureError, Result};
+use crate::keyring;
 use crate::procfs::{self, TimerEntry};
 use crate::signal;
 
@@ -15,6 +16,8 @@ const PR_GET_CHILD_SUBREAPER: u64 = 37;
 const PR_GET_TID_ADDRESS: u64 = 40;
 const PR_GET_THP_DISABLE: u64 = 42;
 
+/// Calls of a thread before those about its keyrings.
+const THREAD_CALLS: usize = 5;
 /// Bytes of results of a thread: `stack_t`, the tid address, the parent-death signal.
 const THREAD_ROOM: usize = 24 + 8 + 8;
 /// `struct itimerval`, `struct itimerspec`.
@@ -81,11 +84,13 @@ pub(crate) fn ask(tracees: &mut Tracees, timers: &[TimerEntry]) -> Result<Told> 
     let results = remote.batch_all(&work)?;
     let mut told = read_process(&remote, &room, timers, results.first().map_or(&[], |r| &r[per_thread..]))?;
     told.lock_future = lock_future(&remote, locked);
+    let mut bad = Vec::new();
     for (i, (tid, answers)) in tids.iter().zip(&results).enumerate() {
         told.threads.push(read_thread(&remote, *tid, room.thread(i), answers)?);
+        bad.extend(keyring::refused(remote.tracees().pid(), *tid, &answers[THREAD_CALLS..]));
     }
     remote.finish()?;
-    Ok(told)
+    if bad.is_empty() { Ok(told) } else { Err(CaptureError::Unsupported(bad)) }
 }
 
 /// Bytes that are locked in memory.
@@ -120,13 +125,14 @@ fn prctl(option: u64, arg: u64) -> Call {
 }
 
 fn thread_calls(room: u64) -> Vec<Call> {
-    vec![
+    let own: [Call; THREAD_CALLS] = [
         prctl(PR_GET_SECUREBITS, 0),
         prctl(PR_GET_TIMERSLACK, 0),
         Call::new(libc::SYS_sigaltstack, [0, room]),
         prctl(PR_GET_TID_ADDRESS, room + 24),
         prctl(PR_GET_PDEATHSIG, room + 32),
-    ]
+    ];
+    own.into_iter().chain(keyring::calls()).collect()
 }
 
 fn process_calls(room: &Room, timers: &[TimerEntry]) -> Vec<Call> {

@@ -22,6 +22,7 @@ mod frozen;
 mod guardian;
 mod inet;
 mod inside;
+mod keyring;
 mod machine;
 mod memory;
 mod namespace;
