@@ -47,6 +47,7 @@ mod task;
 mod tcp;
 mod thread;
 mod timerfd;
+pub mod tree;
 mod unix;
 mod writers;
 

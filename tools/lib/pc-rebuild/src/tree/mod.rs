@@ -1,0 +1,6 @@
+//! Trees of processes.
+
+mod family;
+mod groups;
+mod order;
+pub mod plan;
