@@ -17,7 +17,7 @@ mod sweeper;
 pub mod told;
 mod tools;
 
-pub use moving::{Way, adopt_orphans, dump_halted, dump_to_file, moved, restored};
+pub use moving::{Way, adopt_orphans, dump_halted, dump_to_file, end_original, moved, restored};
 pub use tools::{Alone, Failing, Tool, descriptors, is_stopped, mounts, sleeper, strays};
 
 use std::fs;

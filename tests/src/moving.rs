@@ -74,13 +74,21 @@ fn has_children(output: &Output) -> bool {
     output.status.code() == Some(6) && said(output).contains("children")
 }
 
+/// Ends an original that was left stopped once this image of it was made. The census is taken of it, for [`restored`] to
+/// compare with.
+pub fn end_original(guest: &mut Guest, image: &Path) {
+    census::before(guest.pid(), image);
+    guest.signal(Signal::SIGKILL);
+    guest.ended(Duration::from_secs(10));
+}
+
 /// Restores an image, detached.
 pub fn restored(image: &Path, args: &[&str]) -> Guest {
     adopt_orphans();
     let folder = Folder::new();
     let pidfile = folder.file("pid");
     let mut tool = Command::new(program("pc-restore"));
-    let before = census::taken(image);
+    let before = census::taken(image).with(args);
     let tool = tool.arg("--detach").arg("--pidfile").arg(&pidfile).args(args).args(before.args());
     let began = Instant::now();
     let (ended, said) = loop {

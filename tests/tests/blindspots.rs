@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use pc_tests::{Folder, Guest, dump_halted, program, said, wait_for};
+use pc_tests::{Folder, Guest, dump_halted, end_original, program, said, wait_for};
 
 const PAGE: u64 = 4096;
 /// Pages of one read.
@@ -161,7 +161,7 @@ impl Reader {
 
     /// Its copy, which takes its pid, goes on on the slow disk too.
     fn restored(mut self, image: &Path) -> Reader {
-        self.guest.ended(Duration::from_secs(10));
+        end_original(&mut self.guest, image);
         self.guest = pc_tests::restored(image, &[]);
         self.disk.slow_for(&self.guest);
         self
@@ -179,7 +179,7 @@ impl Reader {
 
 fn dumping(reader: &Reader, args: &[&str]) -> Command {
     let mut dump = Command::new(program("pc-dump"));
-    dump.args(["--kill", "--track=uffd", "--downtime-limit=0"]).args(args).arg(reader.guest.arg());
+    dump.args(["--track=uffd", "--downtime-limit=0"]).args(args).arg(reader.guest.arg());
     dump.stdin(Stdio::null()).stderr(Stdio::piped());
     dump
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use pc_tests::{Folder, Guest, program, restored, said, wait_for};
+use pc_tests::{Folder, Guest, end_original, program, restored, said, wait_for};
 
 /// As often as it takes for a page to be replaced between the look at mappings and the look at pages.
 const TIMES: usize = 4;
@@ -29,10 +29,10 @@ fn moves(track: &str) {
     let mut guest = Guest::start(Command::new(program("guest-holes")).arg(&report).arg(&below));
     wait_for("the guest is ready", Duration::from_secs(20), || ready.exists());
     let mut dump = Command::new(program("pc-dump"));
-    dump.args(["--kill", "--rounds=20", "--downtime-limit=0", "--track", track]).arg(guest.arg());
+    dump.args(["--rounds=20", "--downtime-limit=0", "--track", track]).arg(guest.arg());
     let output = dump.stdin(Stdio::null()).stdout(File::create(&image).unwrap()).output().unwrap();
     assert!(output.status.success(), "{}: {}", output.status, said(&output));
-    guest.ended(Duration::from_secs(10));
+    end_original(&mut guest, &image);
     let mut copy = restored(&image, &[]);
     copy.signal(Signal::SIGUSR1);
     let code = copy.ended(Duration::from_secs(20));

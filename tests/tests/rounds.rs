@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use pc_tests::{Folder, Guest, Writer, dump_halted, program, said, status, traces, wait_for};
+use pc_tests::{Folder, Guest, Writer, dump_halted, end_original, program, said, status, traces, wait_for};
 use serde_json::Value;
 
 /// How many moves in a row: `PC_MOVES`, else this many.
@@ -21,17 +21,22 @@ struct Moved {
     dump: Value,
 }
 
-/// Through a pipe into a file, by rounds; the copy takes the pid.
-fn moved(writer: Writer, args: &[&str], restore: &[&str]) -> Moved {
+/// Through a pipe into a file, by rounds; the copy takes the pid. Without a census, pc-dump ends the original.
+fn moved(writer: Writer, args: &[&str], restore: &[&str], census: bool) -> Moved {
     let folder = Folder::new();
     let (image, stats) = (folder.file("image"), folder.file("stats"));
     let mut dump = Command::new(program("pc-dump"));
-    let dump = dump.args(["--kill", "--stats"]).arg(&stats).args(args).arg(writer.guest.arg());
+    dump.args((!census).then_some("--kill"));
+    let dump = dump.arg("--stats").arg(&stats).args(args).arg(writer.guest.arg());
     let output = dump.stdin(Stdio::null()).stdout(File::create(&image).unwrap()).output().unwrap();
     assert!(output.status.success(), "{}: {}", output.status, said(&output));
     let dump = serde_json::from_slice(&fs::read(&stats).unwrap()).unwrap();
     let writer = writer.moved_by(|mut guest| {
-        guest.ended(Duration::from_secs(10));
+        if census {
+            end_original(&mut guest, &image);
+        } else {
+            guest.ended(Duration::from_secs(10));
+        }
         pc_tests::restored(&image, restore)
     });
     Moved { writer, dump }
@@ -41,8 +46,8 @@ fn moved_in_a_row(moves: usize, guest: &[&str], args: &[&str], restore: &[&str])
     let mut writer = Writer::start_with(guest);
     let began = Instant::now();
     let (mut rounds, mut patched) = (0, 0);
-    for _ in 0..moves {
-        let one = moved(writer, args, restore);
+    for i in 0..moves {
+        let one = moved(writer, args, restore, i == 0 || i + 1 == moves);
         writer = one.writer;
         writer.goes_on();
         let all = one.dump["rounds"].as_array().unwrap();
@@ -159,14 +164,14 @@ fn protection(pid: i32, at: &str) -> String {
 fn changed_between_rounds(args: &[&str], restore: &[&str]) {
     let edges = Edges::start("memory");
     let image = edges.folder.file("image");
-    let output = edges.dumped_while_it_changes(&image, &[&["--kill"], args].concat());
+    let output = edges.dumped_while_it_changes(&image, args);
     assert!(output.status.success(), "{}: {}", output.status, said(&output));
     let dropped = pages(&image, &edges.range("dropped"));
     assert!(!dropped.contains("01 01"), "what was dropped still has its content: {dropped}");
     let replaced = pages(&image, &edges.range("replaced"));
     assert!(replaced.contains("0c 0c") && !replaced.contains("02 02"), "{replaced}");
     let Edges { mut guest, folder } = edges;
-    guest.ended(Duration::from_secs(10));
+    end_original(&mut guest, &image);
     let edges = Edges { guest: pc_tests::restored(&image, restore), folder };
     let pid = edges.guest.pid();
     assert_eq!(protection(pid, &edges.range("hidden")), "---p");
@@ -190,10 +195,10 @@ fn mappings_and_threads_that_change_between_rounds_are_in_the_copy_as_they_becam
 fn advice_about_a_mapping_that_is_given_between_rounds_holds_for_the_copy() {
     let edges = Edges::start("advice");
     let image = edges.folder.file("image");
-    let output = edges.dumped_while_it_changes(&image, &["--kill", "--track=uffd"]);
+    let output = edges.dumped_while_it_changes(&image, &["--track=uffd"]);
     assert!(output.status.success(), "{}: {}", output.status, said(&output));
     let Edges { mut guest, folder } = edges;
-    guest.ended(Duration::from_secs(10));
+    end_original(&mut guest, &image);
     Edges { guest: pc_tests::restored(&image, &[]), folder }.end();
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
-use pc_tests::{Folder, Guest, Way, moved, program, restored, run, said, wait_for};
+use pc_tests::{Folder, Guest, Way, end_original, moved, program, restored, run, said, wait_for};
 
 fn start(folder: &Folder, args: &[&str]) -> Guest {
     let mut command = Command::new(program("guest-shared"));
@@ -29,7 +29,7 @@ fn is_right(mut guest: Guest, folder: &Folder) {
 
 fn dump(guest: &Guest, image: &Path, args: &[&str]) -> Command {
     let mut dump = Command::new(program("pc-dump"));
-    dump.arg("--kill").args(args).arg(guest.arg());
+    dump.args(args).arg(guest.arg());
     dump.stdin(Stdio::null()).stdout(File::create(image).unwrap()).stderr(Stdio::piped());
     dump
 }
@@ -43,7 +43,7 @@ fn moved_in_rounds(mut guest: Guest, args: &[&str], restore: &[&str]) -> Guest {
     let shown = run("pc-show", &["--json", image.to_str().unwrap()]);
     let text = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.status.success() && text.contains("/memfd:sealed (deleted)"), "{}", said(&shown));
-    guest.ended(Duration::from_secs(10));
+    end_original(&mut guest, &image);
     restored(&image, restore)
 }
 
@@ -81,7 +81,7 @@ fn what_is_written_through_the_file_of_a_mapped_memfd_behind_the_first_round_is_
     fs::write(folder.file("report.go"), "").unwrap();
     let ended = dump.wait().unwrap();
     assert!(ended.success(), "{ended}: {}", said());
-    guest.ended(Duration::from_secs(10));
+    end_original(&mut guest, &image);
     let copy = restored(&image, &[]);
     let gone = folder.file("report.gone");
     wait_for("the writes", Duration::from_secs(20), || gone.exists());

@@ -10,7 +10,10 @@ use pc_sys::pidfd::{pidfd_getfd, pidfd_open};
 
 use super::Sample;
 use super::sockets;
-use super::who::Who;
+use super::who::{NAMELESS, Who};
+
+/// The reading of a descriptor that leads outside.
+pub const OUTSIDE: &str = "fd/outside";
 
 /// Reads all descriptors of the process.
 pub fn read(pid: i32, who: &mut Who, sample: &mut Sample) {
@@ -19,22 +22,46 @@ pub fn read(pid: i32, who: &mut Who, sample: &mut Sample) {
         folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     numbers.sort_unstable();
     let pidfd = pidfd_open(pid).expect("a pidfd");
-    for number in &numbers {
+    let links: Vec<String> = numbers.iter().map(|number| link(pid, *number)).collect();
+    let infos: Vec<String> = numbers.iter().map(|number| info(pid, *number)).collect();
+    for (i, number) in numbers.iter().enumerate() {
         let of = format!("fd {number}");
-        let link = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
-        let link = link.to_string_lossy().into_owned();
-        sample.note("fd/link", &of, without_number(&link, who));
+        let (link, info) = (&links[i], &infos[i]);
+        if leads_outside(link, &links, &infos) {
+            sample.note(OUTSIDE, &of, link);
+        } else {
+            sample.note("fd/link", &of, without_number(link, who));
+        }
         let first =
             numbers.iter().find(|first| kcmp_file((pid, **first), (pid, *number)).is_ok_and(|o| o.is_eq()));
         sample.note("fd/same as", &of, first.map_or_else(String::new, ToString::to_string));
-        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
-        fdinfo(&info, &of, who, sample);
+        let nameless = NAMELESS.iter().any(|start| link.starts_with(start));
+        fdinfo(info, (&of, nameless), who, sample);
         match pidfd_getfd(pidfd.as_fd(), *number) {
-            Ok(fd) => descriptor(&fd, &of, &link, who, sample),
+            Ok(fd) => descriptor(&fd, &of, link, who, sample),
             // One opened by O_PATH.
             Err(err) => sample.note("fd/error", &of, err.to_string()),
         }
     }
+}
+
+fn link(pid: i32, number: i32) -> String {
+    let link = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
+    link.to_string_lossy().into_owned()
+}
+
+fn info(pid: i32, number: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default()
+}
+
+/// A terminal, or a pipe that the process has one end of: what becomes of it in the copy, `--attach` says.
+fn leads_outside(link: &str, links: &[String], infos: &[String]) -> bool {
+    let ends = |mode: &str| {
+        let has = |info: &String| info.lines().any(|line| line.starts_with("flags:") && line.ends_with(mode));
+        links.iter().zip(infos).any(|(other, info)| other == link && has(info))
+    };
+    let is_pipe = link.starts_with("pipe:[");
+    link.starts_with("/dev/pts/") || is_pipe && !ends("2") && !(ends("0") && ends("1"))
 }
 
 /// `socket:[123]` by the order of its first mention.
@@ -45,13 +72,14 @@ fn without_number(link: &str, who: &mut Who) -> String {
     }
 }
 
-pub(super) fn fdinfo(info: &str, of: &str, who: &mut Who, sample: &mut Sample) {
+fn fdinfo(info: &str, (of, nameless): (&str, bool), who: &mut Who, sample: &mut Sample) {
     let mut watched = Vec::new();
     // Between its expiry and the next read, a timer with an interval has no time left.
     let ticking = info.contains("it_interval:") && !info.contains("it_interval: (0, 0)");
     for line in info.lines() {
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         let value = match name.trim() {
+            "ino" if nameless => who.inode(value.trim()),
             "ino" => who.known_inode(value.trim()),
             "Pid" | "NSpid" => who.id(value.trim().parse().unwrap_or(-1)),
             // It goes on, stopped or not.

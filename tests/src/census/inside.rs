@@ -119,14 +119,15 @@ fn held(tracees: &Tracees, who: &Who, sample: &mut Sample) {
 
 /// Each register is a reading. A call that the kernel will make again and one about to be made are the same.
 fn registers(tracees: &Tracees, tid: Tid, of: &str, sample: &mut Sample) {
-    const RESTARTS: std::ops::RangeInclusive<i64> = -516..=-512;
+    // EINTR: what SIGSTOP makes of epoll_wait(2) and others (signal(7)), and no move.
+    let again = |result: i64| (-516..=-512).contains(&result) || result == -i64::from(libc::EINTR);
     const SYSCALL: [u8; 2] = [0x0f, 0x05];
     let mut regs = tracees.regs(tid).expect("registers");
     let mut code = [0; 2];
     let ahead = mem::read_remote(tracees.pid(), regs.rip, &mut code).is_ok() && code == SYSCALL;
     if ahead {
         regs.rip += 2;
-    } else if regs.orig_rax as i64 >= 0 && RESTARTS.contains(&(regs.rax as i64)) {
+    } else if regs.orig_rax as i64 >= 0 && again(regs.rax as i64) {
         regs = Regs { rax: regs.orig_rax, orig_rax: u64::MAX, ..regs };
     } else {
         sample.note("registers/rax", of, format!("{:x}", regs.rax));

@@ -5,7 +5,7 @@ use std::fs;
 
 use super::Sample;
 use super::table::{Fate, Look, look};
-use super::who::Who;
+use super::who::{NAMELESS, Who};
 
 /// A mapping, and what is compared of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -55,7 +55,7 @@ impl Mapping {
         let (range, perms, offset, device, inode) = (next(), next(), next(), next(), next());
         let path = next().trim().to_owned();
         let (start, end) = range.split_once('-').unwrap_or_default();
-        let nameless = ["/memfd:", "/dev/zero (deleted)", "/SYSV"].iter().any(|kind| path.starts_with(kind));
+        let nameless = NAMELESS.iter().any(|kind| path.starts_with(kind));
         let inode = if nameless { who.inode(inode) } else { who.known_inode(inode) };
         let told = [
             ("maps/permissions".to_owned(), perms.to_owned()),
@@ -98,7 +98,9 @@ fn smaps(text: &str, who: &mut Who, sample: &mut Sample) -> Vec<Mapping> {
 /// Each flag is a reading, so that one that the table does not know is noticed.
 fn flags(value: &str, mapping: &mut Mapping, sample: &mut Sample) {
     for flag in value.split_whitespace() {
-        let name = format!("smaps/VmFlags/{flag}");
+        // A shared mapping of what may not be written: the kernel marks it by the descriptor it was made through.
+        let only_read = flag == "sh" && !value.contains("mw");
+        let name = format!("smaps/VmFlags/{flag}{}", if only_read { " without mw" } else { "" });
         if is_compared(&name) {
             mapping.told.insert(name, "set".to_owned());
         } else {

@@ -33,13 +33,19 @@ impl Sample {
     /// Holds a process and reads it.
     pub fn take(pid: i32) -> Sample {
         let mut tracees = Tracees::seize(pid, &SeizeOptions::default()).expect("the process can be held");
+        let mut sample = Sample::outside(pid);
+        inside::read(&mut tracees, &who::Who::of(pid), &mut sample);
+        tracees.detach().expect("it goes on");
+        sample
+    }
+
+    /// Reads what can be read without holding the process: somebody else does, or it is stopped.
+    pub fn outside(pid: i32) -> Sample {
         let mut sample = Sample::default();
         let mut who = who::Who::of(pid);
         fds::read(pid, &mut who, &mut sample);
         memory::read(pid, &mut who, &mut sample);
         proc::read(pid, &who, &mut sample);
-        inside::read(&mut tracees, &who, &mut sample);
-        tracees.detach().expect("it goes on");
         sample
     }
 
@@ -68,6 +74,14 @@ impl Sample {
         self.readings.get(&(name.to_owned(), of.to_owned())).map(String::as_str)
     }
 
+    /// Whether a descriptor is a connection that is closed in the copy, as all are without `--tcp-established`.
+    fn is_closed(&self, copy: &Sample, of: &str) -> bool {
+        const CLOSED: &str = "07";
+        let state =
+            |sample: &Sample| sample.get(sockets::TCP_STATE, of).map(|state| state.starts_with(CLOSED));
+        state(self) == Some(false) && state(copy) == Some(true)
+    }
+
     /// How many readings there are.
     pub fn len(&self) -> usize {
         self.readings.len()
@@ -93,7 +107,10 @@ impl Sample {
                 Look::Row(row) => row.fate == Fate::Lost,
                 Look::ForNow(_) => true,
             };
-            let follows = was == Some(who::OUTSIDE) || inside::has_waited(name, was, is);
+            let follows = was == Some(who::OUTSIDE)
+                || inside::has_waited(name, was, is)
+                || self.get(fds::OUTSIDE, of).is_some()
+                || self.is_closed(copy, of);
             if was == is || may_differ || follows || moved.changes(name) {
                 return None;
             }

@@ -10,6 +10,8 @@ use nix::sys::signal::Signal;
 use super::{Moved, Sample};
 use crate::{Guest, is_stopped, status, wait_for};
 
+const LEAVE_STOPPED: &str = "--leave-stopped";
+
 /// What originals were by the image that was made of them.
 static TAKEN: Mutex<BTreeMap<PathBuf, Before>> = Mutex::new(BTreeMap::new());
 
@@ -55,9 +57,15 @@ impl Before {
         Before { sample: Some(Sample::take(pid)), may_stop: may_stop(pid) }
     }
 
+    /// The same for pc-restore with these arguments: a copy that it leaves stopped stays so.
+    pub fn with(mut self, args: &[&str]) -> Before {
+        self.may_stop &= !args.contains(&LEAVE_STOPPED);
+        self
+    }
+
     /// What pc-restore is to be told further.
     pub fn args(&self) -> &'static [&'static str] {
-        if self.sample.is_some() && self.may_stop { &["--leave-stopped"] } else { &[] }
+        if self.sample.is_some() && self.may_stop { &[LEAVE_STOPPED] } else { &[] }
     }
 
     /// Compares the copy with its original, and lets it go on.

@@ -258,14 +258,21 @@ pub(super) fn status(text: &str, of: &str, who: &Who, sample: &mut Sample) {
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         let last = value.split_whitespace().last().unwrap_or_default();
         let value = match name {
-            "Tgid" | "Pid" | "PPid" | "TracerPid" | "Ngid" => who.id(last.parse().unwrap_or(-1)),
+            "Tgid" | "Pid" | "PPid" | "Ngid" => who.id(last.parse().unwrap_or(-1)),
             "NStgid" | "NSpid" => last.to_owned(),
             "NSpgid" | "NSsid" => who.led(last),
             "SigPnd" | "ShdPnd" => continue, // with their data, by ptrace
+            "TracerPid" => continue,         // the census itself, or pc-dump
+            "State" => stopped(value.trim()).to_owned(),
             _ => value.trim().to_owned(),
         };
         sample.note(format!("status/{name}"), of, value);
     }
+}
+
+/// One who holds a process stops it, too.
+fn stopped(state: &str) -> &str {
+    if state.starts_with(['t', 'T']) { "stopped" } else { state }
 }
 
 fn stat(text: &str, of: &str, who: &Who, sample: &mut Sample) {
@@ -277,6 +284,7 @@ fn stat(text: &str, of: &str, who: &Who, sample: &mut Sample) {
         let name = STAT.get(i).map_or_else(|| format!("field {}", i + 1), |name| (*name).to_owned());
         match name.as_str() {
             "pid" | "ppid" => sample.note(format!("stat/{name}"), of, who.id(value.parse().unwrap_or(-1))),
+            "state" => sample.note("stat/state", of, stopped(value)),
             "flags" => task_flags(value.parse().unwrap_or(0), of, sample),
             // As status and ptrace(2) show them.
             "pgrp" | "session" | "tpgid" | "signal" => {}

@@ -13,6 +13,8 @@ use super::who::Who;
 const SO_TYPE: i32 = 3;
 const SO_PROTOCOL: i32 = 38;
 const SO_DOMAIN: i32 = 39;
+/// The reading of a connection's state and of what was agreed on.
+pub const TCP_STATE: &str = "socket/tcp state";
 /// Level and number of SO_PEERCRED.
 const PEERCRED: (i32, i32) = (1, 17);
 const TCP_INFO: i32 = 11;
@@ -36,7 +38,7 @@ pub fn read(fd: BorrowedFd<'_>, of: &str, who: &Who, sample: &mut Sample) {
     {
         // tcpi_state, tcpi_options, and the scales of the windows: what was agreed on.
         let agreed: Vec<u8> = [0, 5, 6].iter().filter_map(|at| info.get(*at).copied()).collect();
-        sample.note("socket/tcp state", of, hex(&agreed));
+        sample.note(TCP_STATE, of, hex(&agreed));
     }
 }
 

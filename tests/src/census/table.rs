@@ -12,6 +12,8 @@ pub enum Fate {
     Carried,
     /// A process that has it is not moved.
     Refused,
+    /// The copy has what pc-restore has. As the tests run both tools in one place, it is compared all the same.
+    Inherited,
     /// The copy begins anew, or has its own.
     Lost,
 }
@@ -35,6 +37,10 @@ const fn carried(what: &'static str, note: &'static str, seen: &'static [&'stati
 
 const fn refused(what: &'static str, note: &'static str, seen: &'static [&'static str]) -> Row {
     Row { what, fate: Fate::Refused, note, seen }
+}
+
+const fn inherited(what: &'static str, note: &'static str, seen: &'static [&'static str]) -> Row {
+    Row { what, fate: Fate::Inherited, note, seen }
 }
 
 const fn lost(what: &'static str, note: &'static str, seen: &'static [&'static str]) -> Row {
@@ -89,7 +95,7 @@ pub fn section() -> String {
             let fate = match row.fate {
                 Fate::Carried => "carried",
                 Fate::Refused => "refused",
-                Fate::Lost => "lost",
+                Fate::Inherited | Fate::Lost => "lost",
             };
             let _ = write!(text, "T{{\n{}\nT}}|{fate}|T{{\n{}\nT}}\n", escaped(row.what), escaped(row.note));
         }
@@ -124,15 +130,15 @@ pub const ROWS: &[(&str, &[Row])] = &[
         carried("process group and session", "one led from outside becomes pc-restore's own, with --detach a new one", &[
             "status/NSpgid", "status/NSsid",
         ]),
-        carried("controlling terminal", "pc-restore's own where there is one", &["stat/tty_nr"]),
+        inherited("controlling terminal", "pc-restore's own; none with --detach", &["stat/tty_nr"]),
         carried("name, arguments, environment, auxiliary vector", "", &[
             "status/Name", "stat/comm", "comm", "cmdline", "environ", "auxv",
         ]),
         carried("program, working and root directory, umask", "by path", &["exe", "cwd", "root", "status/Umask"]),
-        carried("state", "running or stopped", &["status/State", "stat/state", "status/CoreDumping", "status/Kthread"]),
-        refused("child processes", "", &["children", "stat/cutime", "stat/cstime", "stat/cminflt", "stat/cmajflt", "stat/cguest_time"]),
-        refused("a tracer", "", &["status/TracerPid"]),
-        carried("exit signal", "SIGCHLD", &["stat/exit_signal", "stat/exit_code"]),
+        carried("state", "running or stopped by a signal", &["status/State", "stat/state", "status/CoreDumping", "status/Kthread"]),
+        refused("child processes", "", &["children"]),
+        refused("a tracer", "", &[]),
+        carried("signal to the parent at the end", "", &["stat/exit_signal", "stat/exit_code"]),
     ]),
     ("Rights", &[
         carried("user and group ids, supplementary groups", "", &["status/Uid", "status/Gid", "status/Groups"]),
@@ -149,32 +155,40 @@ pub const ROWS: &[(&str, &[Row])] = &[
             "limits/Max pending signals", "limits/Max msgqueue size", "limits/Max nice priority",
             "limits/Max realtime priority", "limits/Max realtime timeout", "stat/rsslim",
         ]),
-        carried("audit login id and session", "", &["loginuid", "sessionid"]),
-        carried("security module attributes", "", &["attr/*"]),
-        carried("memory-deny-write-execute, speculation controls, shadow stack", "", &[
-            "prctl/MDWE", "prctl/SPECULATION_CTRL", "status/Speculation_Store_Bypass", "status/SpeculationIndirectBranch",
+        carried("audit login uid", "where pc-restore may set it", &["loginuid"]),
+        inherited("audit session", "the kernel gives one with each login uid", &["sessionid"]),
+        carried("labels of security modules", "pc-restore must run under the same", &["attr/*"]),
+        carried("speculation controls", "", &[
+            "prctl/SPECULATION_CTRL", "status/Speculation_Store_Bypass", "status/SpeculationIndirectBranch",
+        ]),
+        carried("memory-deny-write-execute", "", &["prctl/MDWE"]),
+        refused("keyrings, Landlock domains, syscall user dispatch, I/O ports", "", &[
+            "keyctl/thread keyring", "keyctl/process keyring", "keyctl/session keyring",
+        ]),
+        refused("shadow stack", "", &[
             "prctl/SHADOW_STACK_STATUS", "arch_prctl/SHSTK_STATUS", "status/x86_Thread_features",
             "status/x86_Thread_features_locked",
         ]),
-        carried("keyrings", "", &["keyctl/thread keyring", "keyctl/process keyring", "keyctl/session keyring"]),
     ]),
     ("Namespaces and control groups", &[
-        carried("namespaces", "", &[
-            "ns/user", "ns/net", "ns/uts", "ns/ipc", "ns/mnt", "ns/cgroup", "ns/pid", "ns/pid_for_children",
-            "ns/time", "ns/time_for_children", "timens_offsets", "uid_map", "gid_map", "projid_map", "setgroups",
+        refused("user, network, UTS, IPC, mount and cgroup namespaces", "other than pc-dump's own; --join of pc-restore says which the copy gets", &[
+            "ns/user", "ns/net", "ns/uts", "ns/ipc", "ns/mnt", "ns/cgroup", "uid_map", "gid_map", "projid_map", "setgroups",
         ]),
-        carried("control groups", "", &["cgroup", "cpuset"]),
+        carried("pid namespace", "the number in its own; --new-pid-ns makes another", &["ns/pid", "ns/pid_for_children"]),
+        carried("clocks", "a time namespace where the machine's own would go back", &[
+            "ns/time", "ns/time_for_children", "timens_offsets",
+        ]),
+        inherited("control groups", "pc-restore's own, or as its --cgroup says", &["cgroup", "cpuset"]),
     ]),
     ("Scheduling", &[
         carried("policy, priority, nice, deadline", "", &[
             "sched_getattr", "stat/priority", "stat/nice", "stat/rt_priority", "stat/policy", "sched/policy", "sched/prio",
         ]),
         carried("processors allowed", "", &["status/Cpus_allowed", "status/Cpus_allowed_list", "sched_getaffinity"]),
-        carried("memory nodes allowed, memory policy", "", &[
-            "status/Mems_allowed", "status/Mems_allowed_list", "get_mempolicy", "numa_maps/policy",
-        ]),
+        inherited("memory nodes allowed", "of the control group", &["status/Mems_allowed", "status/Mems_allowed_list"]),
+        carried("memory policy", "", &["get_mempolicy", "numa_maps/policy"]),
         carried("I/O priority, timer slack", "", &["ioprio_get", "timerslack_ns", "prctl/TIMERSLACK"]),
-        carried("autogroup", "", &["autogroup"]),
+        carried("nice value of the autogroup", "its number is that of a session", &["autogroup"]),
         carried("score of the out-of-memory killer", "", &["oom_score_adj", "oom_adj"]),
     ]),
     ("Memory", &[
@@ -185,24 +199,29 @@ pub const ROWS: &[(&str, &[Row])] = &[
             "smaps/VmFlags/dw", "smaps/VmFlags/lo", "smaps/VmFlags/io", "smaps/VmFlags/sr", "smaps/VmFlags/rr",
             "smaps/VmFlags/dc", "smaps/VmFlags/de", "smaps/VmFlags/ht", "smaps/VmFlags/nr", "smaps/VmFlags/sf",
             "smaps/VmFlags/ar", "smaps/VmFlags/wf", "smaps/VmFlags/dd", "smaps/VmFlags/bt", "smaps/VmFlags/mm",
-            "smaps/VmFlags/hg", "smaps/VmFlags/nh", "smaps/VmFlags/mg", "smaps/VmFlags/um", "smaps/VmFlags/uw",
-            "smaps/VmFlags/ui", "smaps/VmFlags/sl", "smaps/VmFlags/ss", "smaps/VmFlags/dp", "smaps/VmFlags/lf",
+            "smaps/VmFlags/hg", "smaps/VmFlags/nh", "smaps/VmFlags/mg", 
+            "smaps/VmFlags/sl", "smaps/VmFlags/ss", "smaps/VmFlags/dp", "smaps/VmFlags/lf",
             "smaps/VmFlags/mt", "smaps/VmFlags/sd", "smaps/VmFlags/gu", "smaps/VmFlags/sn", "smaps/VmFlags/dr",
             "smaps/MMUPageSize", "smaps/ProtectionKey", "status/VmSize", "status/VmData", "status/VmStk", "status/VmExe",
             "status/VmLib", "status/VmLck", "status/HugetlbPages", "stat/vsize",
         ]),
-        lost("that a private mapping was writable before", "its pages are not counted as promised", &["smaps/VmFlags/ac"]),
+        lost("registration with a userfaultfd", "pc-dump's own, to find what is written; a process with one is refused", &[
+            "smaps/VmFlags/um", "smaps/VmFlags/uw", "smaps/VmFlags/ui",
+        ]),
+        lost("that a mapping could be written before", "its pages are not counted as promised", &[
+            "smaps/VmFlags/ac", "smaps/VmFlags/sh without mw",
+        ]),
         carried("places of code, data, heap, stack, arguments", "", &[
             "stat/startcode", "stat/endcode", "stat/startstack", "stat/start_data", "stat/end_data", "stat/start_brk",
             "stat/arg_start", "stat/arg_end", "stat/env_start", "stat/env_end", "brk",
         ]),
-        carried("settings of huge pages and page merging", "", &[
-            "status/THP_enabled", "prctl/THP_DISABLE", "prctl/MEMORY_MERGE", "ksm_stat/ksm_merge_any", "smaps/THPeligible",
-        ]),
+        carried("settings of huge pages", "", &["status/THP_enabled", "prctl/THP_DISABLE", "smaps/THPeligible"]),
+        carried("merging of all pages of the process", "", &["prctl/MEMORY_MERGE", "ksm_stat/ksm_merge_any"]),
         carried("which parts of memory a core dump has", "", &["coredump_filter"]),
-        carried("address masking, permissions of register sets, local descriptor table, CPUID and TSC faults", "", &[
+        carried("traps for CPUID and the time-stamp counter", "", &["arch_prctl/CPUID", "prctl/TSC"]),
+        carried("local descriptor table", "", &["modify_ldt"]),
+        inherited("address masking, permission for large register sets", "", &[
             "status/untag_mask", "arch_prctl/UNTAG_MASK", "arch_prctl/XCOMP_PERM", "arch_prctl/XCOMP_GUEST_PERM",
-            "modify_ldt", "arch_prctl/CPUID", "prctl/TSC",
         ]),
         lost("which pages are present, shared, merged or swapped out, and where they lie", "the content is the same", &[
             "smaps/Size", "smaps/Rss", "smaps/Pss", "smaps/Pss_Dirty", "smaps/Shared_Clean", "smaps/Shared_Dirty",
@@ -225,10 +244,9 @@ pub const ROWS: &[(&str, &[Row])] = &[
             "status/SigBlk", "ptrace/signal mask", "stat/blocked", "sigaltstack", "prctl/PDEATHSIG",
         ]),
         carried("address cleared at the end, restartable sequences", "", &["prctl/TID_ADDRESS", "ptrace/rseq"]),
-        carried("memory-error policy, I/O flusher, personality", "", &[
-            "prctl/MCE_KILL", "stat/flags/MCE_EARLY", "prctl/IO_FLUSHER", "personality",
-        ]),
-        refused("a domain that prctl(2) has on other machines only", "", &[
+        carried("memory-error policy, personality", "", &["prctl/MCE_KILL", "stat/flags/MCE_EARLY", "personality"]),
+        inherited("I/O flusher", "", &["prctl/IO_FLUSHER"]),
+        inherited("what prctl(2) has on other machines only", "there is none on x86-64", &[
             "prctl/UNALIGN", "prctl/FPEMU", "prctl/FPEXC", "prctl/TIMING", "prctl/ENDIAN", "prctl/FP_MODE", "prctl/SVE_VL",
             "prctl/TAGGED_ADDR_CTRL", "prctl/RISCV_V_CONTROL",
         ]),
@@ -258,6 +276,7 @@ pub const ROWS: &[(&str, &[Row])] = &[
             "fdinfo/eventfd-count", "fdinfo/eventfd-semaphore", "fdinfo/sigmask", "fdinfo/clockid", "fdinfo/ticks",
             "fdinfo/settime flags", "fdinfo/it_value", "fdinfo/it_interval", "fdinfo/tfd",
         ]),
+        lost("terminals and pipes whose other end is outside", "the copy has what --attach says", &["fd/outside"]),
         lost("number of an eventfd in the kernel", "", &["fdinfo/eventfd-id"]),
         refused("file locks and leases", "", &["fdinfo/lock"]),
         refused("descriptors passed in a socket and not received", "", &["fdinfo/scm_fds"]),
@@ -265,12 +284,12 @@ pub const ROWS: &[(&str, &[Row])] = &[
     ]),
     ("Sockets", &[
         carried("addresses", "", &["socket/name", "socket/peer"]),
-        carried("state of a TCP connection", "with --tcp-established", &["socket/tcp state"]),
+        carried("TCP connections", "with --tcp-established, else they are closed", &["socket/tcp state"]),
         lost("counters and numbers of the kernel", "", &[
             "so/SOCKET/MEMINFO", "so/SOCKET/COOKIE", "so/SOCKET/INCOMING_NAPI_ID", "so/SOCKET/INCOMING_CPU", "so/TCP/INFO", "so/TCP/CC_INFO",
             "so/TCP/TIMESTAMP",
         ]),
-        carried("options", "", &[
+        carried("options", "but for those named in SOCKETS", &[
             "so/SOCKET/DEBUG", "so/SOCKET/REUSEADDR", "so/SOCKET/TYPE", "so/SOCKET/DONTROUTE", "so/SOCKET/BROADCAST",
             "so/SOCKET/SNDBUF", "so/SOCKET/RCVBUF", "so/SOCKET/KEEPALIVE", "so/SOCKET/OOBINLINE",
             "so/SOCKET/NO_CHECK", "so/SOCKET/PRIORITY", "so/SOCKET/LINGER", "so/SOCKET/BSDCOMPAT", "so/SOCKET/REUSEPORT",
@@ -322,11 +341,12 @@ pub const ROWS: &[(&str, &[Row])] = &[
     ("Accounting", &[
         lost("times and counts", "they begin again", &[
             "io/*", "schedstat", "sched/*", "stat/minflt", "stat/majflt", "stat/utime", "stat/stime", "stat/starttime",
+            "stat/cutime", "stat/cstime", "stat/cminflt", "stat/cmajflt", "stat/cguest_time",
             "stat/processor", "stat/delayacct_blkio_ticks", "stat/guest_time", "status/voluntary_ctxt_switches",
             "status/nonvoluntary_ctxt_switches", "status/SigQ", "status/FDSize", "status/Ngid", "arch_status/AVX512_elapsed_ms",
             "stat/flags/FORKNOEXEC", "stat/flags/SUPERPRIV", "stat/flags/RANDOMIZE", "stat/flags/USED_MATH",
         ]),
-        lost("where it sleeps in the kernel", "of the moment", &[
+        lost("where it sleeps in the kernel", "it is of the moment", &[
             "stack", "wchan", "syscall", "stat/wchan", "stat/kstkesp", "stat/kstkeip",
         ]),
     ]),

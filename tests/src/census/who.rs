@@ -6,6 +6,9 @@ use std::fs;
 /// A group or session led from outside: the copy gets another.
 pub const OUTSIDE: &str = "led from outside";
 
+/// What has a number of its own wherever it is made.
+pub const NAMELESS: [&str; 3] = ["/memfd:", "/dev/zero (deleted)", "/SYSV"];
+
 /// The process's threads by the number that they have here, and its unnamed inodes.
 pub struct Who {
     /// Thread ids as this process's pid namespace sees them, with those that the threads themselves see.
