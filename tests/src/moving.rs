@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::census::{self, Before, Moved};
+use crate::census::{self, Moved};
 use crate::{Folder, Guest, program, said};
 
 /// How a guest is moved.
@@ -16,7 +16,7 @@ use crate::{Folder, Guest, program, said};
 pub enum Way {
     /// Into a file; once the original is killed and reaped, the copy takes its pid.
     File,
-    /// Through a pipe into a new pid namespace; the original is killed once both were compared.
+    /// Through a pipe into a new pid namespace; the original is killed meanwhile.
     NewPidNs,
 }
 
@@ -29,6 +29,7 @@ pub fn adopt_orphans() {
 pub fn moved(guest: Guest, way: Way) -> Guest {
     match way {
         Way::File => through_file(guest),
+        Way::NewPidNs if census::is_due() => into_namespace(guest),
         Way::NewPidNs => through_pipe(guest),
     }
 }
@@ -119,25 +120,31 @@ fn pid_in(pidfile: &Path) -> i32 {
     fs::read_to_string(pidfile).expect("a pidfile").trim().parse().expect("a pid")
 }
 
+/// The same with a census: the original must be gone before the copy has its addresses.
+fn into_namespace(mut guest: Guest) -> Guest {
+    let folder = Folder::new();
+    let image = folder.file("image");
+    dump_asked_again(&guest, &image, &[]);
+    census::take(guest.pid(), &image);
+    guest.signal(Signal::SIGKILL);
+    guest.ended(Duration::from_secs(10));
+    restored(&image, &["--new-pid-ns"])
+}
+
 fn through_pipe(mut guest: Guest) -> Guest {
     adopt_orphans();
     let folder = Folder::new();
     let pidfile = folder.file("pid");
     let mut dump = Command::new(program("pc-dump"));
-    let dump = dump.args(["--once", &guest.arg()]).stdin(Stdio::null());
+    let dump = dump.args(["--once", "--kill", &guest.arg()]).stdin(Stdio::null());
     let mut dump = dump.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("pc-dump runs");
     let mut restore = Command::new(program("pc-restore"));
     let restore = restore.args(["--detach", "--new-pid-ns", "--pidfile"]).arg(&pidfile);
-    if census::may_stop(guest.pid()) {
-        restore.arg("--leave-stopped");
-    }
     let (ended, text) = run_apart(restore.stdin(dump.stdout.take().expect("a pipe")), &folder);
     let dumped = dump.wait_with_output().expect("pc-dump ends");
     let good = dumped.status.success() && ended.success();
     assert!(good, "{}: {} | {ended}: {text}", dumped.status, said(&dumped));
     let copy = Guest::adopt(pid_in(&pidfile));
-    Before::of(guest.pid()).compare(&copy, Moved { new_pid_ns: true });
-    guest.signal(Signal::SIGKILL);
     guest.ended(Duration::from_secs(10));
     copy
 }

@@ -25,7 +25,17 @@ pub struct Before {
 
 /// Takes the census of an original that was left stopped, if this move of the test has one.
 pub fn before(pid: i32, image: &Path) {
-    let before = if is_due() { Before::of(pid) } else { Before::default() };
+    if is_due() {
+        take(pid, image);
+    } else {
+        TAKEN.lock().expect("no panic").remove(image);
+    }
+}
+
+/// Takes the census of an original that was left stopped after this image of it was made.
+pub fn take(pid: i32, image: &Path) {
+    let before = Before { sample: Some(Sample::take(pid)), may_stop: may_stop(pid) };
+    wait_for("the original is stopped as before", Duration::from_secs(10), || is_stopped(pid));
     TAKEN.lock().expect("no panic").insert(image.to_owned(), before);
 }
 
@@ -35,7 +45,7 @@ pub fn taken(image: &Path) -> Before {
 }
 
 /// Whether the next move of this test has a census: the first few of those in a row, and ever fewer later.
-fn is_due() -> bool {
+pub fn is_due() -> bool {
     static MOVES: Mutex<BTreeMap<String, u32>> = Mutex::new(BTreeMap::new());
     let test = std::thread::current().name().unwrap_or_default().to_owned();
     let mut moves = MOVES.lock().expect("no panic");
@@ -45,19 +55,14 @@ fn is_due() -> bool {
 }
 
 /// Whether a process does not notice that it is stopped and goes on.
-pub fn may_stop(pid: i32) -> bool {
+fn may_stop(pid: i32) -> bool {
     const SIGCONT: u64 = 1 << (Signal::SIGCONT as u64 - 1);
     let has = |field| u64::from_str_radix(&status(pid, field), 16).expect("a mask") & SIGCONT != 0;
     !has("SigBlk") && !has("SigCgt")
 }
 
 impl Before {
-    /// Takes the census of an original that was left stopped, for the copy that is already under way.
-    pub fn of(pid: i32) -> Before {
-        Before { sample: Some(Sample::take(pid)), may_stop: may_stop(pid) }
-    }
-
-    /// The same for pc-restore with these arguments: a copy that it leaves stopped stays so.
+    /// For pc-restore with these arguments: a copy that it leaves stopped stays so.
     pub fn with(mut self, args: &[&str]) -> Before {
         self.may_stop &= !args.contains(&LEAVE_STOPPED);
         self

@@ -199,7 +199,7 @@ pub const ROWS: &[(&str, &[Row])] = &[
             "smaps/VmFlags/dw", "smaps/VmFlags/lo", "smaps/VmFlags/io", "smaps/VmFlags/sr", "smaps/VmFlags/rr",
             "smaps/VmFlags/dc", "smaps/VmFlags/de", "smaps/VmFlags/ht", "smaps/VmFlags/nr", "smaps/VmFlags/sf",
             "smaps/VmFlags/ar", "smaps/VmFlags/wf", "smaps/VmFlags/dd", "smaps/VmFlags/bt", "smaps/VmFlags/mm",
-            "smaps/VmFlags/hg", "smaps/VmFlags/nh", "smaps/VmFlags/mg", 
+            "smaps/VmFlags/hg", "smaps/VmFlags/nh", "smaps/VmFlags/mg",
             "smaps/VmFlags/sl", "smaps/VmFlags/ss", "smaps/VmFlags/dp", "smaps/VmFlags/lf",
             "smaps/VmFlags/mt", "smaps/VmFlags/sd", "smaps/VmFlags/gu", "smaps/VmFlags/sn", "smaps/VmFlags/dr",
             "smaps/MMUPageSize", "smaps/ProtectionKey", "status/VmSize", "status/VmData", "status/VmStk", "status/VmExe",
