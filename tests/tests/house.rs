@@ -16,7 +16,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("pc-sys", &[]),
     ("pc-trace", &["pc-sys"]),
     ("pc-track", &["pc-sys", "pc-trace"]),
-    ("pc-cli", &[]),
+    ("pc-cli", &["pc-sys"]),
     ("pc-link", &[]),
     ("pc-link-cli", &["pc-link", "pc-cli"]),
     ("pc-send", &["pc-link", "pc-link-cli", "pc-cli"]),

@@ -165,3 +165,27 @@ fn the_rate_is_kept_and_compression_saves_what_it_can() {
     let noise = noise(2_000_000, 17);
     assert!(wire(&noise) < noise.len() + noise.len() / 100, "what does not shrink is stored");
 }
+
+#[test]
+fn what_is_no_socket_at_the_path_is_left_as_it_is_and_a_dead_socket_goes() {
+    let folder = Folder::new();
+    let path = folder.file("place");
+    let address = format!("unix:{}", path.display());
+    let listen = || {
+        let mut tool = Command::new(program("pc-recv"));
+        tool.arg(&address).stdin(Stdio::null()).stdout(Stdio::null()).output().expect("pc-recv runs")
+    };
+    fs::write(&path, "precious").expect("a file");
+    let output = listen();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(5) && text.contains("no socket"), "{:?}: {text}", output.status);
+    assert_eq!(fs::read(&path).expect("still there"), b"precious");
+    fs::remove_file(&path).expect("removed");
+    // A socket of somebody who is gone.
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+    let mut receiver = Tool::start("pc-recv", &folder, None, &[&address]);
+    wait_for("pc-recv listens", Duration::from_secs(10), || receiver.said().contains("listening"));
+    let mut sender = send(&folder, Some(Path::new("/dev/null")), &address, &[]);
+    assert_eq!((sender.code(), receiver.code()), (Some(0), Some(0)), "{}", sender.said());
+    assert!(!path.exists(), "its own goes with it");
+}

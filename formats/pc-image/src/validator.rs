@@ -11,7 +11,7 @@ use crate::{
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum At {
-    /// A segment has begun: Machine is due.
+    /// A segment has begun: Machine (or a Cancel) is due.
     #[default]
     Start,
     /// A round, a Commit (behind the last round) or a Cancel is due.
@@ -123,6 +123,8 @@ impl Validator {
     pub fn record(&mut self, record: &Record) -> Result<(), String> {
         match (self.at, record) {
             (At::Start, Record::Machine(_)) => self.at = At::Between,
+            // The source may give up before it has anything to say.
+            (At::Start, Record::Cancel(_)) => self.at = At::Closed,
             (At::Start, _) => return Err(format!("{} where Machine was due", record.name())),
             (At::Closed, _) => return Err(format!("{} where End was due", record.name())),
             (_, Record::Cancel(_)) => self.at = At::Closed,

@@ -73,7 +73,7 @@ pub struct Args {
 
     /// Capture nothing: let an original that was left stopped run on, or end it as its copy runs
     #[arg(long, value_name = "HOW", value_enum, conflicts_with_all = ["handover", "once", "fate", "check", "rounds",
-        "downtime_limit", "require_downtime", "track", "tcp_close", "tcp_established", "on_frozen"])]
+        "downtime_limit", "require_downtime", "track", "tcp_close", "tcp_established", "on_frozen", "retry"])]
     pub resolve: Option<Resolve>,
 
     /// Take established TCP connections along; their packets are held back meanwhile
@@ -87,6 +87,10 @@ pub struct Args {
     /// How packets are held back while connections move
     #[arg(long, value_name = "HOW", value_enum, default_value_t, requires = "tcp_established")]
     pub network_lock: NetworkLock,
+
+    /// Where a child, a lock or a temporary file is in the way, wait for a moment without it for DUR at the most
+    #[arg(long, value_name = "DUR", value_parser = pc_cli::parse_duration, conflicts_with = "check")]
+    pub retry: Option<Duration>,
 
     /// Run CMD by sh once the process is stopped; if it fails, the process runs on
     #[arg(long, value_name = "CMD")]
@@ -168,7 +172,8 @@ impl Args {
             NetworkLock::Skip => pc_capture::NetworkLock::Skip,
         };
         let Self { pid, tcp_close, tcp_established, .. } = *self;
-        Settings { pid, tcp_close, tcp_established, network_lock, track }
+        let retry = self.retry.unwrap_or_default();
+        Settings { pid, tcp_close, tcp_established, network_lock, track, retry }
     }
 
     /// When the process is to be stopped; `None` = at once.

@@ -30,7 +30,12 @@ struct Need<'a> {
 struct Refusal<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     descriptor: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mapping: Option<String>,
     what: &'a str,
+    passes: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
 }
 
 /// Prints what was found; what cannot be moved is an error.
@@ -75,5 +80,6 @@ fn json(pid: i32, found: &Result<Report, CaptureError>) -> anyhow::Result<String
 }
 
 fn refusal(it: &Unsupported) -> Refusal<'_> {
-    Refusal { descriptor: it.fd, what: &it.what }
+    let mapping = it.mapping.map(|start| format!("{start:#x}"));
+    Refusal { descriptor: it.fd, mapping, what: &it.what, passes: it.passes(), hint: it.way_out() }
 }

@@ -6,31 +6,8 @@ use std::io;
 use pc_image::ImageError;
 use pc_trace::TraceError;
 
-/// Something of a process that cannot be rebuilt yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unsupported {
-    /// The process.
-    pub pid: i32,
-    /// The descriptor, if it is one.
-    pub fd: Option<i32>,
-    /// What it is and why it cannot be moved: follows "descriptor N is" or "pid N: ".
-    pub what: String,
-}
-
-impl Unsupported {
-    pub(crate) fn new(pid: i32, fd: Option<i32>, what: impl Into<String>) -> Self {
-        Self { pid, fd, what: what.into() }
-    }
-}
-
-impl fmt::Display for Unsupported {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.fd {
-            Some(fd) => write!(f, "pid {}: descriptor {fd} is {}", self.pid, self.what),
-            None => write!(f, "pid {}: {}", self.pid, self.what),
-        }
-    }
-}
+pub use crate::unsupported::Unsupported;
+use crate::unsupported::lines;
 
 /// Why a process was not captured. It runs on as before.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +32,8 @@ pub enum CaptureError {
         /// For what.
         what: String,
     },
-    /// It has what cannot be rebuilt. Never empty.
-    #[error("{}", list(.0))]
+    /// It has what cannot be rebuilt. Never empty; the text has a line for each reason.
+    #[error("{}", lines(.0))]
     Unsupported(Vec<Unsupported>),
     /// A signal asked to stop.
     #[error("cancelled; pid {0} runs on")]
@@ -94,10 +71,6 @@ pub enum CaptureError {
     /// Writing the stream failed.
     #[error("writing the stream")]
     Write(#[source] ImageError),
-}
-
-fn list(all: &[Unsupported]) -> String {
-    all.iter().map(Unsupported::to_string).collect::<Vec<_>>().join("; ")
 }
 
 impl From<TraceError> for CaptureError {

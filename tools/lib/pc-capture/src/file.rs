@@ -86,7 +86,7 @@ impl Files {
         }
         let shown = String::from_utf8_lossy(path);
         if found.nlink() == 0 {
-            return Err(format!("{shown}, which cannot be moved yet as the file has been removed"));
+            return Err(removed(&shown));
         }
         let there = self.reach(path);
         let same = std::fs::symlink_metadata(&there)
@@ -122,6 +122,11 @@ impl Files {
     pub fn take_fresh(&mut self) -> Vec<File> {
         std::mem::take(&mut self.fresh)
     }
+}
+
+/// Why a file without a name cannot be moved.
+pub(crate) fn removed(shown: &str) -> String {
+    format!("{shown}, which cannot be moved yet as the file has been removed")
 }
 
 /// The GNU build id of an ELF file (elf(5), `NT_GNU_BUILD_ID`).

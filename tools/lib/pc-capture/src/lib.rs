@@ -20,6 +20,7 @@ mod file;
 mod foretold;
 mod frozen;
 mod guardian;
+mod hints;
 mod inet;
 mod inside;
 mod keyring;
@@ -48,6 +49,7 @@ mod tcp;
 mod thread;
 mod timerfd;
 mod unix;
+mod unsupported;
 
 pub use dump::{dump, dump_once};
 pub use error::{CaptureError, Result, Unsupported};

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use pc_image::{Backing, Vma, prot, rules, vma_flag};
 use pc_sys::pagemap::{PageIs, PageRegion, Pagemap, Query};
 
-use crate::error::{Context, Result, unsupported};
+use crate::error::{CaptureError, Context, Result, Unsupported};
 use crate::file::Files;
 use crate::procfs::{self, Area, Smaps, parse_maps, parse_smaps};
 
@@ -104,13 +104,11 @@ pub(crate) fn vma(pid: i32, area: &Area, known: &Known, files: &mut Files) -> Re
     };
     let object = files.objects.is_mapped_by(area);
     if let Some(why) = unmovable(area, smaps, object) {
-        return unsupported(pid, None, refusal(area, why));
+        return refuse(pid, area, why);
     }
     let backing = match object {
         true => files.objects.mapped(area)?,
-        false => {
-            backing(pid, area, smaps, files).or_else(|why| unsupported(pid, None, refusal(area, &why)))?
-        }
+        false => backing(pid, area, smaps, files).or_else(|why| refuse(pid, area, &why))?,
     };
     let name = area.name.strip_prefix(b"[anon:").and_then(|name| name.strip_suffix(b"]"));
     let vma = Vma {
@@ -124,13 +122,18 @@ pub(crate) fn vma(pid: i32, area: &Area, known: &Known, files: &mut Files) -> Re
     };
     match rules::mapping(&vma) {
         None => Ok(vma),
-        Some(why) => unsupported(pid, None, refusal(area, &why)),
+        Some(why) => refuse(pid, area, &why),
     }
 }
 
-fn refusal(area: &Area, why: &str) -> String {
+/// `why` says what it does: "is sealed", or "shows" what cannot be moved by itself.
+fn refuse<T>(pid: i32, area: &Area, why: &str) -> Result<T> {
     let label = if area.name.is_empty() { "anonymous memory".to_owned() } else { area.label() };
-    format!("its mapping at {:#x} ({label}) {why}", area.start)
+    let what = match why.strip_prefix("shows ") {
+        Some(shown) if shown.starts_with('/') => shown.to_owned(),
+        _ => format!("{label} {why}"),
+    };
+    Err(CaptureError::Unsupported(vec![Unsupported::mapping(pid, area.start, what)]))
 }
 
 /// Why a mapping cannot be moved, whatever it shows; `object` if that is shared memory.

@@ -35,6 +35,17 @@ impl Descriptor {
         self.info.flags & !(libc::O_CLOEXEC as u32)
     }
 
+    /// A lock, or a file without a name: cannot be moved whatever else the descriptor is.
+    pub fn refusal(&self, pid: i32) -> Option<Unsupported> {
+        let (link, fd) = (self.link_text(), Some(self.fd));
+        if let Some(lock) = self.info.locks.first() {
+            let what = format!("{link} with a lock or lease ({lock}), which cannot be moved yet");
+            return Some(Unsupported::new(pid, fd, what));
+        }
+        let nameless = self.meta.is_file() && self.meta.nlink() == 0 && !link.starts_with("/memfd:");
+        nameless.then(|| Unsupported::new(pid, fd, crate::file::removed(&link)))
+    }
+
     pub fn link_text(&self) -> String {
         String::from_utf8_lossy(&self.link).into_owned()
     }
@@ -116,14 +127,10 @@ impl<'a> Fds<'a> {
     }
 
     fn open_file(&mut self, descriptor: &Descriptor, all: &[Descriptor]) -> Result<OpenFile> {
-        if let Some(lock) = descriptor.info.locks.first() {
-            return self.refuse(
-                descriptor,
-                format!(
-                    "{} with a lock or lease ({lock}), which cannot be moved yet",
-                    descriptor.link_text()
-                ),
-            );
+        if !descriptor.info.locks.is_empty()
+            && let Some(refusal) = descriptor.refusal(self.pid)
+        {
+            return Err(CaptureError::Unsupported(vec![refusal]));
         }
         let kind = self.kind(descriptor, all)?;
         let owner = self.owner(descriptor)?;

@@ -33,6 +33,8 @@ use crate::tcp::Connected;
 /// How long a moment without a child is waited for, and the pause between two looks.
 const PATIENCE: Duration = Duration::from_secs(2);
 const BETWEEN: Duration = Duration::from_millis(1);
+/// The same where there is much time: the process is held at each look.
+const SELDOM: Duration = Duration::from_millis(20);
 /// Pauses, in milliseconds, after which a process is looked at and stopped again that was caught as a thread was just going
 /// on with a call.
 const UNTIL_ASLEEP: [u64; 6] = [1, 2, 4, 8, 16, 32];
@@ -76,7 +78,7 @@ impl<'a> Session<'a> {
         caller: &'a mut dyn Caller,
         cancel: &'a AtomicBool,
     ) -> Result<Self> {
-        let target = preflight(settings)?;
+        let target = patiently(settings, cancel)?;
         let pid = target.pid;
         let mut sink = Paced { pid, inner: sink, rules: Rules::default(), pace: Pace::new(Instant::now()) };
         let clocks = machine::clocks(pid)?;
@@ -125,9 +127,10 @@ impl<'a> Session<'a> {
         self.caller.holds(false).of(self.target.pid, "after it was held")
     }
 
-    /// Stops all threads at a moment at which the process has no child and no connection is being made: one that ends
-    /// soon, or stands, is waited for. The packets of its connections are held back, if they are taken along. A thread of
-    /// which only a look at it tells what it waits for ([`Waits::unseen`]) is given a few moments to be asleep.
+    /// Stops all threads at a moment at which the process has no child and no connection is being made, and with a time to
+    /// retry no lock and no removed file: one that ends soon, or stands, is waited for. The packets of its connections are
+    /// held back, if they are taken along. A thread of which only a look at it tells what it waits for ([`Waits::unseen`]) is
+    /// given a few moments to be asleep.
     pub fn freeze_alone(&mut self) -> Result<Tracees> {
         let pid = self.target.pid;
         let began = Instant::now();
@@ -138,10 +141,14 @@ impl<'a> Session<'a> {
             let tracees = self.freeze_at_once()?;
             let in_the_way = match child_of(pid)? {
                 Some(child) => Some(has_child(pid, child)),
-                None => self.hold_connections()?,
+                None => match self.hold_connections()? {
+                    None => self.passing()?,
+                    unready => unready,
+                },
             };
             let pause = match in_the_way {
-                Some(_) => BETWEEN,
+                Some(_) if began.elapsed() < PATIENCE => BETWEEN,
+                Some(_) => SELDOM,
                 None => match until_asleep.next().filter(|_| self.waits.unseen()) {
                     Some(pause) => pause,
                     None => return Ok(tracees),
@@ -149,12 +156,22 @@ impl<'a> Session<'a> {
             };
             self.thaw(tracees)?;
             if let Some(in_the_way) = in_the_way
-                && began.elapsed() > PATIENCE
+                && began.elapsed() > PATIENCE.max(self.settings.retry)
             {
                 return Err(CaptureError::Unsupported(vec![in_the_way]));
             }
             std::thread::sleep(pause);
         }
+    }
+
+    /// What the process has for a moment only, as far as waiting for that was asked for: to look for it takes time of the stop.
+    fn passing(&self) -> Result<Option<Unsupported>> {
+        let pid = self.target.pid;
+        if self.settings.retry.is_zero() {
+            return Ok(None);
+        }
+        let all = openfile::descriptors(pid, true)?;
+        Ok(all.iter().filter_map(|descriptor| descriptor.refusal(pid)).find(Unsupported::passes))
     }
 
     fn hold_connections(&mut self) -> Result<Option<Unsupported>> {
@@ -304,11 +321,33 @@ pub(crate) fn descriptors(
 ) -> Result<Captured> {
     let Target { pid, pidfd, files, outside, .. } = target;
     let connected = Connected::of(settings);
-    let captured = Fds::of(*pid, pidfd.as_fd(), files, outside, connected, stopped, all)?.capture(FDS)?;
+    let mut captured = Fds::of(*pid, pidfd.as_fd(), files, outside, connected, stopped, all)?.capture(FDS)?;
+    if !stopped && !settings.retry.is_zero() {
+        // Waited for at the stop.
+        captured.unsupported.retain(|one| !one.passes());
+    }
     if captured.unsupported.is_empty() {
         Ok(captured)
     } else {
         Err(CaptureError::Unsupported(captured.unsupported))
+    }
+}
+
+/// Looks the process over, again and again while all that is in the way passes by itself and there is time.
+fn patiently(settings: &Settings, cancel: &AtomicBool) -> Result<Target> {
+    let began = Instant::now();
+    loop {
+        match preflight(settings) {
+            Err(CaptureError::Unsupported(all))
+                if all.iter().all(Unsupported::passes) && began.elapsed() < settings.retry =>
+            {
+                if cancel.load(Ordering::Relaxed) {
+                    return Err(CaptureError::Cancelled(settings.pid));
+                }
+                std::thread::sleep(SELDOM.min(settings.retry.saturating_sub(began.elapsed())));
+            }
+            found => return found,
+        }
     }
 }
 

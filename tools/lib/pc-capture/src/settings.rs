@@ -17,6 +17,9 @@ pub struct Settings {
     pub network_lock: NetworkLock,
     /// How the pages that were written are found, if there are rounds.
     pub track: Track,
+    /// How long to wait for a moment without what passes by itself: a child, a lock, a temporary file. At least a moment,
+    /// at the stop.
+    pub retry: Duration,
 }
 
 /// How packets of TCP connections are held back while they move.

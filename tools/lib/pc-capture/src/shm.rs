@@ -315,9 +315,7 @@ fn objects_of(pid: i32, on: Option<(u32, u32)>) -> Vec<u64> {
 fn refusal(pid: i32, found: Place, name: &str, why: &str) -> Unsupported {
     match found {
         Place::Descriptor(fd) => Unsupported::new(pid, Some(fd), format!("{name}, which {why}")),
-        Place::Mapping(start) => {
-            Unsupported::new(pid, None, format!("its mapping at {start:#x} ({name}) {why}"))
-        }
+        Place::Mapping(start) => Unsupported::mapping(pid, start, format!("{name}, which {why}")),
     }
 }
 

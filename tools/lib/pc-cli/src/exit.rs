@@ -65,7 +65,8 @@ pub fn coded(error: anyhow::Error, exit: Exit) -> anyhow::Error {
 
 /// An error and what caused it, in one line, for the other side.
 pub fn in_a_line(error: &(dyn Error + 'static)) -> String {
-    anyhow::Chain::new(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let causes: Vec<String> = anyhow::Chain::new(error).map(ToString::to_string).collect();
+    causes.join(": ").replace('\n', "; ")
 }
 
 /// The exit code for an error: the outermost that was attached, else what the error itself says

@@ -25,6 +25,16 @@ pub enum CompressedInput {
     /// The input ended within a zstd frame.
     #[error("the compressed input ended early")]
     Truncated,
+    /// The input is packed by a program whose format is not read here.
+    #[error("this is {format}; unpack it first: {unpack} … | {tool}")]
+    Foreign {
+        /// What it is.
+        format: &'static str,
+        /// The command that unpacks it.
+        unpack: &'static str,
+        /// The tool that was to read it.
+        tool: String,
+    },
     /// The input is not valid zstd, or needs a window above [`WINDOW_LOG_MAX`].
     #[error("bad compressed input: {0}")]
     Damaged(String),
@@ -34,7 +44,7 @@ impl CompressedInput {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             CompressedInput::Truncated => Exit::Truncated,
-            CompressedInput::Damaged(_) => Exit::BadStream,
+            CompressedInput::Damaged(_) | CompressedInput::Foreign { .. } => Exit::BadStream,
         }
     }
 }
@@ -43,7 +53,7 @@ impl From<CompressedInput> for io::Error {
     fn from(error: CompressedInput) -> Self {
         let kind = match error {
             CompressedInput::Truncated => io::ErrorKind::UnexpectedEof,
-            CompressedInput::Damaged(_) => io::ErrorKind::InvalidData,
+            CompressedInput::Damaged(_) | CompressedInput::Foreign { .. } => io::ErrorKind::InvalidData,
         };
         io::Error::new(kind, error)
     }
@@ -100,20 +110,21 @@ fn open(
         return Err(why).exit(Exit::Usage);
     }
     crate::output::enlarge(file.as_fd());
-    Input::of(file, cancel, most).context("cannot read the input")
+    Input::of(tool, file, cancel, most).context("cannot read the input")
 }
 
 impl Input {
     /// Takes over an opened file, pipe or socket. Waits for its first four bytes.
     pub fn new(file: File) -> io::Result<Self> {
-        Self::of(file, None, None)
+        Self::of("the tool", file, None, None)
     }
 
-    fn of(file: File, cancel: Option<Cancel>, most: Option<Duration>) -> io::Result<Self> {
+    fn of(tool: &str, file: File, cancel: Option<Cancel>, most: Option<Duration>) -> io::Result<Self> {
         let mut head = [0; 4];
         if file.metadata()?.is_file() {
             let at = (&file).stream_position()?;
             let len = fill(&mut head, |rest, done| file.read_at(rest, at + done as u64))?;
+            foreign(tool, &head[..len])?;
             if !is_zstd(&head[..len]) {
                 return Ok(Input(Kind::Plain(file)));
             }
@@ -122,6 +133,7 @@ impl Input {
         let mut peeked = Peeked { head, at: 0, len: 0, file, cancel, most };
         let len = fill(&mut head, |rest, _| peeked.read(rest))?;
         (peeked.head, peeked.len) = (head, len);
+        foreign(tool, &head[..len])?;
         if is_zstd(&head[..len]) { Self::decompress(peeked) } else { Ok(Input(Kind::Piped(peeked))) }
     }
 
@@ -182,6 +194,32 @@ fn is_zstd(head: &[u8]) -> bool {
     let Ok(head) = head.try_into() else { return false };
     let magic = u32::from_le_bytes(head);
     magic == zstd::zstd_safe::MAGICNUMBER || magic & 0xffff_fff0 == 0x184d_2a50
+}
+
+/// Formats that people put around a stream and that are not read here: how they begin, and what unpacks them.
+const FOREIGN: [(&[u8], &str, &str); 13] = [
+    (b"\x1f\x8b", "gzip", "gzip -dc"),
+    (b"\x1f\x9d", "compress (.Z)", "gzip -dc"),
+    (b"\xfd7zX", "xz", "xz -dc"),
+    (b"BZh", "bzip2", "bzip2 -dc"),
+    (b"\x04\x22\x4d\x18", "lz4", "lz4 -dc"),
+    (b"\x02\x21\x4c\x18", "lz4", "lz4 -dc"),
+    (b"LZIP", "lzip", "lzip -dc"),
+    (b"\x89LZO", "lzop", "lzop -dc"),
+    (b"PK\x03\x04", "zip", "unzip -p"),
+    (b"Salt", "encrypted by openssl", "openssl enc -d"),
+    (b"age-", "encrypted by age", "age -d"),
+    (b"----", "encrypted or encoded text", "age -d or gpg -d"),
+    (b"\x85\x02", "encrypted by gpg", "gpg -d"),
+];
+
+fn foreign(tool: &str, head: &[u8]) -> io::Result<()> {
+    match FOREIGN.iter().find(|(magic, ..)| head.starts_with(magic)) {
+        Some((_, format, unpack)) => {
+            Err(CompressedInput::Foreign { format, unpack, tool: tool.to_owned() }.into())
+        }
+        None => Ok(()),
+    }
 }
 
 fn fill(head: &mut [u8], mut read: impl FnMut(&mut [u8], usize) -> io::Result<usize>) -> io::Result<usize> {

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
@@ -39,20 +39,15 @@ pub(crate) fn enlarge(fd: BorrowedFd<'_>) {
     let _ = fcntl(fd, FcntlArg::F_SETPIPE_SZ(1 << 20));
 }
 
-/// Refuses a descriptor that loses what is written to it without a word. Rust's start-up code
-/// opens `/dev/null` for reading and writing in the place of a closed descriptor, where a shell's
-/// `>/dev/null` opens it for writing only.
+/// Refuses a standard output that loses what is written to it without a word: one that was closed as the tool began, in
+/// whose place Rust's runtime has opened `/dev/null`. To throw the stream away is what a `/dev/null` that the caller gave is for.
 fn usable(fd: BorrowedFd<'_>) -> anyhow::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).context("standard output")?);
-    let access = flags & OFlag::O_ACCMODE;
-    if access == OFlag::O_RDONLY {
-        return Err(anyhow!("standard output is not open for writing"));
-    }
-    let file = File::from(fd.try_clone_to_owned()?);
-    let found = file.metadata()?;
-    let null = fs::metadata("/dev/null").is_ok_and(|null| null.rdev() == found.rdev());
-    if access == OFlag::O_RDWR && found.file_type().is_char_device() && null {
+    if pc_sys::startup::was_closed(1) {
         return Err(anyhow!("standard output is closed (to throw the stream away use >/dev/null)"));
+    }
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).context("standard output")?);
+    if flags & OFlag::O_ACCMODE == OFlag::O_RDONLY {
+        return Err(anyhow!("standard output is not open for writing"));
     }
     Ok(())
 }
@@ -193,6 +188,8 @@ fn beside<T>(path: &Path, mut make: impl FnMut(&Path) -> io::Result<T>) -> io::R
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+
     use super::*;
 
     fn folder(name: &str) -> PathBuf {
@@ -251,10 +248,10 @@ mod tests {
     }
 
     #[test]
-    fn a_read_only_or_closed_output_is_refused() {
+    fn a_read_only_output_is_refused_and_any_other_taken_if_it_was_open() {
         assert!(usable(File::open("/dev/zero").unwrap().as_fd()).is_err());
         let both = OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
-        assert!(usable(both.as_fd()).is_err());
+        assert!(usable(both.as_fd()).is_ok());
         let one = OpenOptions::new().write(true).open("/dev/null").unwrap();
         assert!(usable(one.as_fd()).is_ok());
     }

@@ -14,7 +14,7 @@ pub fn main(tool: &'static str, run: impl FnOnce() -> anyhow::Result<ExitCode>) 
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
-            notice(tool, &chain(&error));
+            lines(&error).iter().for_each(|line| notice(tool, line));
             exit_of(&error).into()
         }
         Err(_panic) => Exit::Failed.into(),
@@ -38,6 +38,16 @@ pub fn chain(error: &anyhow::Error) -> String {
     line
 }
 
+/// The same with a line for each line of the last cause: an error may have several reasons.
+fn lines(error: &anyhow::Error) -> Vec<String> {
+    let (whole, last) = (chain(error), error.root_cause().to_string());
+    let said = last.trim().replace('\n', "; ");
+    match whole.strip_suffix(&said) {
+        Some(before) => last.trim().lines().map(|reason| format!("{before}{reason}")).collect(),
+        None => vec![whole],
+    }
+}
+
 /// Says one line on stderr as `tool: text`. A stderr that is gone is not an error.
 pub fn notice(tool: &str, text: &str) {
     // One write, so that two tools in a pipe do not mix their lines.
@@ -49,6 +59,13 @@ pub fn notice(tool: &str, text: &str) {
 mod tests {
     use super::*;
     use anyhow::Context as _;
+
+    #[test]
+    fn each_reason_has_a_line_with_all_before_it() {
+        let error = Err::<(), _>(anyhow::anyhow!("one\ntwo")).context("refused").unwrap_err();
+        assert_eq!(lines(&error), ["refused: one", "refused: two"]);
+        assert_eq!(lines(&anyhow::anyhow!("one")), ["one"]);
+    }
 
     #[test]
     fn the_chain_is_one_line_and_says_nothing_twice() {

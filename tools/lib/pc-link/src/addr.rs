@@ -8,9 +8,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use nix::sys::stat::Mode;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::LinkError;
+use crate::stale;
 
 /// An address as people write it: `host:port`, `[::1]:port`, `:port`, `unix:PATH`, `vsock:CID:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,13 +165,7 @@ impl Addr {
                 socket.bind(addr)?;
             }
             Addr::Unix(path) => {
-                // A socket that nobody listens on any more is in the way only.
-                let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                let refused =
-                    probe.connect(addr).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-                if refused {
-                    std::fs::remove_file(path)?;
-                }
+                stale::clear(path)?;
                 // Who may connect is who may open the file: its owner.
                 let before = nix::sys::stat::umask(Mode::from_bits_truncate(0o177));
                 let bound = socket.bind(addr);

@@ -41,6 +41,7 @@ mod rate;
 mod server;
 mod session;
 mod settings;
+mod stale;
 mod wire;
 
 pub use addr::Addr;

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use crate::handshake::welcome;
 use crate::port::Stop;
 use crate::session::{Session, Side};
 use crate::settings::{Ends, Outcome, Settings};
+use crate::stale::Own;
 use crate::wire::{Header, Join, Kind};
 use crate::{Addr, Failure, LinkError, MAX_STREAMS, addr, links};
 
@@ -32,7 +32,8 @@ pub type MakeEnds = Arc<dyn Fn() -> Result<Ends, LinkError> + Send + Sync>;
 pub struct Listener {
     socket: Socket,
     local: String,
-    path: Option<PathBuf>,
+    /// The file of a Unix socket.
+    _file: Option<Own>,
     settings: Settings,
 }
 
@@ -47,8 +48,8 @@ impl Listener {
         let failed = |error: std::io::Error| LinkError::connect("listening", error);
         socket.set_nonblocking(true).map_err(failed)?;
         let local = addr::show(&socket.local_addr().map_err(failed)?);
-        let path = if let Addr::Unix(path) = addr { Some(path.clone()) } else { None };
-        Ok(Listener { socket, local, path, settings: settings.clone() })
+        let file = if let Addr::Unix(path) = addr { Own::at(path) } else { None };
+        Ok(Listener { socket, local, _file: file, settings: settings.clone() })
     }
 
     /// The address, with the port that was found for port 0.
@@ -118,15 +119,6 @@ impl Listener {
                     thread::sleep(Duration::from_millis(100));
                 }
             }
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            // It may have been removed by others.
-            let _ = std::fs::remove_file(path);
         }
     }
 }

@@ -101,11 +101,8 @@ fn copy(pid: i32, (start, end): (u64, u64), to: u64) -> Result<(), RebuildError>
     let mut regions = Vec::new();
     let there = Query::any_of(PageIs::PRESENT | PageIs::SWAPPED, PageIs::empty()).without(PageIs::PFNZERO);
     let pagemap = Pagemap::open(pid).what("opening the page map of the process")?;
-    let ranges = match pagemap.scan(start, end, there, &mut regions) {
-        // A kernel without this scan.
-        Err(err) if err.raw_os_error() == Some(libc::ENOTTY) => vec![(start, end)],
-        done => done.map(|()| regions.iter().map(|r| (r.start, r.end)).collect()).what("scanning pages")?,
-    };
+    pagemap.scan(start, end, there, &mut regions).what("scanning pages")?;
+    let ranges = regions.iter().map(|region| (region.start, region.end));
     let memory = ProcMem::open(pid).what("opening the memory of the process")?;
     let mut buffer = vec![0; PIECE];
     for (from, until) in ranges {

@@ -19,6 +19,7 @@ pub mod sched;
 pub mod shm;
 pub mod signalfd;
 pub mod sockopt;
+pub mod startup;
 pub mod tcp_repair;
 pub mod tcp_segment;
 pub mod timerfd;

@@ -1,4 +1,7 @@
-//! The `PAGEMAP_SCAN` ioctl of /proc/PID/pagemap (Linux 6.7, Documentation/admin-guide/mm/pagemap.rst).
+//! The `PAGEMAP_SCAN` ioctl of /proc/PID/pagemap (Linux 6.7, Documentation/admin-guide/mm/pagemap.rst), and the file itself
+//! where the kernel lacks that.
+
+mod entries;
 
 use std::fs::File;
 use std::io;
@@ -130,9 +133,27 @@ impl Pagemap {
         File::open(format!("/proc/{pid}/pagemap")).map(Self)
     }
 
-    /// Scans `[start, end)` into `regions` (cleared first, grown as needed). `ENOTTY` where the kernel lacks the ioctl;
-    /// with `CHECK_WPASYNC`, `EPERM` at the first mapping that is not tracked.
+    /// Scans `[start, end)` into `regions` (cleared first, grown as needed). Where the kernel lacks the ioctl, the entries
+    /// of the file are read, which tell of no zero page, huge page or guard page; what only the ioctl can do is `ENOTTY`
+    /// there (see [`Query`]: flags, and [`PageIs::WPALLOWED`] and [`PageIs::WRITTEN`]). With `CHECK_WPASYNC`, `EPERM` at the
+    /// first mapping that is not tracked.
     pub fn scan(&self, start: u64, end: u64, query: Query, regions: &mut Vec<PageRegion>) -> io::Result<()> {
+        match self.scan_by_ioctl(start, end, query, regions) {
+            Err(err) if err.raw_os_error() == Some(libc::ENOTTY) && entries::can_tell(&query) => {
+                regions.clear();
+                entries::scan(&self.0, start, end, &query, regions)
+            }
+            done => done,
+        }
+    }
+
+    fn scan_by_ioctl(
+        &self,
+        start: u64,
+        end: u64,
+        query: Query,
+        regions: &mut Vec<PageRegion>,
+    ) -> io::Result<()> {
         // Most mappings have few regions, and there may be many mappings.
         const FIRST: usize = 32;
         const BATCH: usize = 4096;

@@ -43,7 +43,15 @@ impl Uffd {
             _ => TrackError::Kernel { what: "setting up the userfaultfd", source: err },
         })?;
         let pagemap = Pagemap::open(pid).map_err(kernel("opening the page map"))?;
-        Ok(Self { fd, pagemap, regions: Vec::new() })
+        // Both came with the same kernel, but only one may be let through to us.
+        let (first, mut regions) = ((0, 4096), Vec::new());
+        let written = Query::any_of(PageIs::PRESENT, PageIs::WRITTEN);
+        match pagemap.scan(first.0, first.1, written, &mut regions) {
+            Err(err) if err.raw_os_error() == Some(libc::ENOTTY) => {
+                Err(TrackError::Unsupported("PAGEMAP_SCAN (Linux 6.7)"))
+            }
+            done => done.map(|()| Self { fd, pagemap, regions }).map_err(kernel("looking at the page map")),
+        }
     }
 }
 

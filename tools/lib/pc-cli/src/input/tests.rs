@@ -91,3 +91,23 @@ fn a_window_above_the_limit_is_refused_without_taking_the_memory() {
     let error = read_all(piped(encoder.finish().unwrap())).unwrap_err();
     assert_eq!(crate::exit_of(&error.into()), Exit::BadStream);
 }
+
+#[test]
+fn what_other_programs_have_packed_is_told_by_its_magic() {
+    for (head, format) in [
+        (&b"\x1f\x8b\x08\0rest"[..], "gzip"),
+        (b"\xfd7zXZ\0rest", "xz"),
+        (b"BZh91AY", "bzip2"),
+        (b"\x04\x22\x4d\x18rest", "lz4"),
+        (b"age-encryption.org/v1", "age"),
+    ] {
+        let (read, mut write) = io::pipe().unwrap();
+        write.write_all(head).unwrap();
+        drop(write);
+        let found = Input::of("pc-x", File::from(std::os::fd::OwnedFd::from(read)), None, None);
+        let error = anyhow::Error::new(found.err().unwrap());
+        let text = crate::report::chain(&error);
+        assert!(text.contains(format) && text.contains(" … | pc-x"), "{text}");
+        assert_eq!(crate::exit_of(&error), Exit::BadStream);
+    }
+}
