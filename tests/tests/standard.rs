@@ -11,8 +11,8 @@ use pc_tests::{Folder, Guest, dump_to_file, program, said, wait_for};
 fn sleeper() -> Guest {
     let guest = Guest::start(Command::new("sleep").arg("300"));
     let asleep = || {
-        std::fs::read_to_string(format!("/proc/{}/wchan", guest.pid()))
-            .is_ok_and(|at| at.contains("nanosleep"))
+        let comm = std::fs::read_to_string(format!("/proc/{}/comm", guest.pid())).unwrap_or_default();
+        comm.trim() == "sleep" && pc_tests::handing::state(guest.pid()) == Some('S')
     };
     wait_for("it sleeps", Duration::from_secs(10), asleep);
     guest
