@@ -14,7 +14,12 @@ use pc_tests::{Folder, Guest, dump_to_file, program, restored, run, said, wait_f
 type Arguments = fn(&Folder) -> Vec<PathBuf>;
 
 /// How each guest program is started that takes more than a report, or a report and a folder.
-const GUESTS: [(&str, Arguments); 9] = [
+const GUESTS: [(&str, Arguments); 10] = [
+    ("guest-apart", |folder| {
+        let file = folder.file("file");
+        fs::write(&file, "x").unwrap();
+        vec![folder.file("report"), file]
+    }),
     ("guest-blocked", |folder| vec![folder.file("report")]),
     ("guest-direct", |folder| {
         ["data", "report"]
