@@ -8,13 +8,13 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pc_frame::{END, HEADER_LEN, Header, PREAMBLE_LEN};
 
-use crate::{Folder, Tool, program, wait_for};
+use crate::{Folder, Patience, Tool, program, wait_for};
 
 /// Where a frame goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -217,11 +217,11 @@ impl HandOver {
         let said = || TOOLS.map(of).join(" | ");
         let plan = relay.plan;
         let ended = |tool: &mut Tool, name: &str, most: u64| {
-            let limit = Instant::now() + Duration::from_secs(most);
+            let mut patience = Patience::new(Duration::from_secs(most));
             loop {
                 match tool.0.try_wait().expect("wait") {
                     Some(status) => return Some(status),
-                    None if Instant::now() < limit => thread::sleep(Duration::from_millis(2)),
+                    None if !patience.is_over() => thread::sleep(Duration::from_millis(2)),
                     None if most < LIMIT => return None,
                     None => panic!("{name} does not end: {plan:?}: {}", said()),
                 }
@@ -398,8 +398,8 @@ pub fn send(pid: i32, signal: Signal, millis: u64) {
         }
         // One that cancels by it ends.
         _ => {
-            let until = Instant::now() + Duration::from_millis(500);
-            while Instant::now() < until && !is("ZX") {
+            let mut patience = Patience::new(Duration::from_millis(500));
+            while !patience.is_over() && !is("ZX") {
                 thread::sleep(Duration::from_millis(2));
             }
         }

@@ -12,12 +12,14 @@ pub mod handing;
 pub mod link;
 mod moving;
 pub mod net;
+mod patience;
 pub mod streams;
 mod sweeper;
 pub mod told;
 mod tools;
 
 pub use moving::{Way, adopt_orphans, dump_halted, dump_to_file, end_original, moved, restored};
+pub use patience::{Patience, patient, patient_option, slowness};
 pub use tools::{Alone, Failing, Tool, descriptors, is_stopped, mounts, sleeper, strays};
 
 use std::fs;
@@ -26,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
@@ -37,6 +39,7 @@ pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a program");
     let path = own.parent().and_then(Path::parent).expect("a target folder").join(name);
     assert!(path.exists(), "{name} is not built: cargo build --workspace --bins");
+    keep_what_was_inherited();
     path
 }
 
@@ -52,7 +55,7 @@ pub fn said(output: &Output) -> String {
 }
 
 /// Descriptors that whoever runs the tests has left open (job runners do) are no guest's: they would reach outside.
-fn keep_what_was_inherited() {
+pub(crate) fn keep_what_was_inherited() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| pc_sys::fcntl::close_on_exec_from(3).expect("close_range"));
 }
@@ -128,11 +131,11 @@ impl Guest {
     /// Starts a program with the standard descriptors that it was given.
     pub fn start_as_is(command: &mut Command) -> Guest {
         keep_what_was_inherited();
-        let began = Instant::now();
+        let mut patience = Patience::new(BUSY);
         let child = loop {
             match command.spawn() {
                 // A program that was just copied: a child that another test begins still has it open for writing.
-                Err(err) if err.kind() == ErrorKind::ExecutableFileBusy && began.elapsed() < BUSY => {
+                Err(err) if err.kind() == ErrorKind::ExecutableFileBusy && !patience.is_over() => {
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 started => break started.expect("the guest starts"),
@@ -214,11 +217,11 @@ impl Drop for Guest {
     }
 }
 
-/// Waits until something holds; fails with its name when it does not in time.
+/// Waits until something holds; fails with its name when it does not in time. The limit is that of an idle machine.
 pub fn wait_for(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
+    let mut patience = Patience::new(limit);
     while !holds() {
-        assert!(began.elapsed() < limit, "{what}: not within {limit:?}");
+        assert!(!patience.is_over(), "{what}: not within {limit:?} of an idle machine");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -300,15 +303,19 @@ impl Writer {
     /// Fails unless every thread goes round several times more.
     pub fn goes_on(&self) {
         let before = self.beats();
-        let began = Instant::now();
+        let mut patience = Patience::new(Duration::from_secs(20));
         while self.beats() <= before + 3 {
             let report = self.report();
             assert!(report.is_empty(), "{report}");
             let end = self.guest.end_so_far();
             assert!(end.is_none(), "the guest has ended: {end:?}, {before} beats, then {}", self.beat());
-            let late = began.elapsed() > Duration::from_secs(20);
             let threads = || threads(self.guest.pid());
-            assert!(!late, "the guest does not go on: {before} beats, then {}\n{}", self.beat(), threads());
+            assert!(
+                !patience.is_over(),
+                "the guest does not go on: {before} beats, then {}\n{}",
+                self.beat(),
+                threads()
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }

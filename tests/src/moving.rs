@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::census::{self, Moved};
-use crate::{Folder, Guest, program, said};
+use crate::{Folder, Guest, Patience, program, said};
 
 /// How a guest is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,12 +91,12 @@ pub fn restored(image: &Path, args: &[&str]) -> Guest {
     let mut tool = Command::new(program("pc-restore"));
     let before = census::taken(image).with(args);
     let tool = tool.arg("--detach").arg("--pidfile").arg(&pidfile).args(args).args(before.args());
-    let began = Instant::now();
+    let mut patience = Patience::new(Duration::from_secs(10));
     let (ended, said) = loop {
         let (ended, said) = run_apart(tool.stdin(File::open(image).expect("an image")), &folder);
         // Pids wrap within half a minute here: a short-lived thread or child of another guest may have ours.
         let taken = ended.code() == Some(6) && said.contains("is taken by");
-        if !taken || began.elapsed() > Duration::from_secs(10) {
+        if !taken || patience.is_over() {
             break (ended, said);
         }
         std::thread::sleep(Duration::from_millis(5));

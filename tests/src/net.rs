@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::{Folder, Guest, adopt_orphans, program, said};
+use crate::{Folder, Guest, Patience, adopt_orphans, patient, program, said};
 
 /// A host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,9 +103,10 @@ impl Hosts {
     /// A connection from the client's host, made as soon as somebody listens.
     pub fn connect(&self, address: SocketAddr) -> TcpStream {
         self.on(Host::Client, move || {
-            for _ in 0..2000 {
+            let mut patience = Patience::new(Duration::from_secs(10));
+            while !patience.is_over() {
                 if let Ok(stream) = TcpStream::connect(address) {
-                    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+                    stream.set_read_timeout(Some(patient(Duration::from_secs(20)))).expect("a limit");
                     stream.set_nodelay(true).expect("an option");
                     return stream;
                 }

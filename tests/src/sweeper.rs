@@ -35,6 +35,7 @@ for root in '/sys/fs/cgroup/memory/', '/sys/fs/cgroup/', '/sys/fs/cgroup/unified
 pub fn start(mark: &str) {
     static START: Once = Once::new();
     START.call_once(|| {
+        crate::keep_what_was_inherited();
         let mut sweeper = Command::new("python3");
         let sweeper = sweeper.args(["-c", SCRIPT, mark]).stdin(Stdio::piped()).stdout(Stdio::null());
         // It outlives us, and its standard input ends with us.

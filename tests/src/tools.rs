@@ -4,13 +4,15 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use crate::{Folder, Guest, adopt_orphans, program, status, sweeper, traces, wait_for};
+use crate::{
+    Folder, Guest, Patience, adopt_orphans, keep_what_was_inherited, program, status, sweeper, traces, wait_for,
+};
 
 /// A tool that does not outlive a test that failed.
 pub struct Tool(pub Child);
@@ -36,6 +38,7 @@ impl Tool {
         }
         tool.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
         pipe(&mut tool);
+        keep_what_was_inherited();
         Tool(tool.spawn().expect("the tool runs"))
     }
 
@@ -157,10 +160,10 @@ impl Default for Alone {
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        let until = Instant::now() + Duration::from_secs(5);
+        let mut patience = Patience::new(Duration::from_secs(5));
         loop {
             let left = strays(&[]);
-            if left.is_empty() || Instant::now() > until {
+            if left.is_empty() || patience.is_over() {
                 return;
             }
             for pid in left {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use pc_tests::link::{Fault, LIMIT, Relay, Tool, file, key, noise, recv, send};
 use pc_tests::net::{Host, Hosts};
-use pc_tests::{Folder, program, wait_for};
+use pc_tests::{Folder, patient, patient_option, program, wait_for};
 
 #[test]
 fn a_broken_connection_goes_on_where_it_was() {
@@ -65,7 +65,7 @@ fn patience_has_an_end() {
     relay.close();
     let began = Instant::now();
     assert_eq!((sender.code(), receiver.code()), (Some(5), Some(5)));
-    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(began.elapsed() < patient(Duration::from_secs(20)));
     assert!(receiver.said().contains("did not come back"), "{}", receiver.said());
 }
 
@@ -114,19 +114,20 @@ fn a_damaged_byte_is_noticed_wherever_it_is() {
 fn a_peer_that_falls_silent_is_given_up() {
     let folder = Folder::new();
     let path = file(&folder, "input", &noise(30_000_000, 15));
-    let mut receiver = recv(&folder, &["--timeout", "2"]);
+    let timeout = patient_option("--timeout", Duration::from_secs(2));
+    let mut receiver = recv(&folder, &[&timeout]);
     let relay = Relay::start(&receiver.addr(), Fault::Stall { connection: 0, after: 1_000_000 });
     let began = Instant::now();
-    let mut sender = send(&folder, Some(&path), &relay.addr, &["--timeout", "2"]);
+    let mut sender = send(&folder, Some(&path), &relay.addr, &[&timeout]);
     assert_eq!((sender.code(), receiver.code()), (Some(5), Some(5)));
-    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(began.elapsed() < patient(Duration::from_secs(20)));
 }
 
 /// Two links between hosts, a busy one and one on which nothing is sent, of which packets vanish from then on.
 fn vanish(cut: impl FnOnce(&Hosts)) {
-    const TIMEOUT: Duration = Duration::from_secs(2);
+    let timeout = patient(Duration::from_secs(2));
     let (hosts, folder) = (Hosts::new(), Folder::new());
-    let both = ["--timeout", "2", "--key-file", &key(&folder, "key")];
+    let both = [&format!("--timeout={}ms", timeout.as_millis()), "--key-file", &key(&folder, "key")];
     let pair = |name: &str, addr: &str, input: Stdio| {
         let mut recv = hosts.command(Host::Two, program("pc-recv"));
         let recv = Tool::run(recv.arg(addr).args(both).stdin(Stdio::null()), &format!("to-{name}"), &folder);
@@ -146,7 +147,7 @@ fn vanish(cut: impl FnOnce(&Hosts)) {
         assert_eq!(tool.code(), Some(5), "{}", tool.said());
         let took = began.elapsed();
         println!("{took:?}: {}", tool.said().lines().last().unwrap_or_default());
-        assert!(took > TIMEOUT / 2 && took < TIMEOUT * 2 + Duration::from_secs(1), "{took:?}");
+        assert!(took > timeout / 2 && took < timeout * 2 + patient(Duration::from_secs(1)), "{took:?}");
     }
     drop(input);
 }

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use pc_tests::asking::{moved_under, pipelined, redis, sets_and_counts};
 use pc_tests::net::{Host, Hosts, Pattern, service};
 use pc_tests::told::Told;
-use pc_tests::{Folder, Guest, program, said, wait_for};
+use pc_tests::{Folder, Guest, patient, program, said, wait_for};
 
 /// How many moves in a row: `PC_MOVES`, else 5.
 fn moves() -> usize {
@@ -282,7 +282,7 @@ fn a_writer_that_waits_for_room_goes_on_waiting() {
     let mut told = Told::start(false, &["receive:1", "wait:begin", "send:30000000", "end"]);
     told.send(1);
     told.goes_on("begin");
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(patient(Duration::from_millis(300)));
     let mut told = told.moved();
     told.receive(15_000_000);
     let mut told = told.moved();

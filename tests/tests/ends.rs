@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pc_tests::link::{Fault, Relay, Tool, file, noise, recv, send};
-use pc_tests::{Folder, program, said};
+use pc_tests::{Folder, patient, program, said};
 
 #[test]
 fn the_end_of_one_direction_reaches_the_other_side_and_leaves_the_other_direction_open() {
@@ -67,7 +67,7 @@ fn a_reader_that_has_enough_stops_the_writer_at_the_other_end() {
     let mut sender = send(&folder, None, &receiver.addr(), &["--", "bash", "-c", silent]);
     sender.code();
     receiver.code();
-    assert!(began.elapsed() < Duration::from_secs(15));
+    assert!(began.elapsed() < patient(Duration::from_secs(15)));
 
     let path = file(&folder, "input", &noise(50_000_000, 6));
     let mut receiver = recv(&folder, &["--", "head", "-c", "10"]);
@@ -114,7 +114,10 @@ fn a_connection_that_breaks_at_the_goodbyes_matters_to_nobody_with_patience_nor_
             // Of its own command each side knows the status in any case.
             let lost_here = status == 0 && lost(codes.1) && !(forward && arrives);
             assert!(codes.1 == Some(status) || lost_here, "{said}");
-            assert!(began.elapsed() < Duration::from_secs(10), "nobody waits for who is gone: {said}");
+            assert!(
+                began.elapsed() < patient(Duration::from_secs(10)),
+                "nobody waits for who is gone: {said}"
+            );
         }
     }
 }

@@ -9,6 +9,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use pc_tests::Patience;
+
 /// A folder for one test, and a `sleep` to save or move.
 struct Scene {
     folder: PathBuf,
@@ -42,7 +44,8 @@ impl Scene {
     }
 
     fn wait_for(&self, name: &str, pid: i32) {
-        for _ in 0..500 {
+        let mut patience = Patience::new(Duration::from_secs(5));
+        while !patience.is_over() {
             if comm(pid).as_deref() == Some(name) {
                 return;
             }
@@ -61,11 +64,11 @@ impl Scene {
         self.copy = Some(pid);
         self.wait_for("sleep", pid);
         // Just released, it has to come to run first.
-        let sleeps = (0..500).any(|_| {
+        let mut patience = Patience::new(Duration::from_secs(5));
+        while state(pid) != Some('S') {
+            assert!(!patience.is_over(), "the copy is in state {:?}", state(pid));
             thread::sleep(Duration::from_millis(10));
-            state(pid) == Some('S')
-        });
-        assert!(sleeps, "the copy is in state {:?}", state(pid));
+        }
     }
 
     /// The copy whose number pc-restore has left in a file.

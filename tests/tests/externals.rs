@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
-use pc_tests::{Folder, Guest, dump_to_file, program, restored, run, said, status, wait_for};
+use pc_tests::{
+    Folder, Guest, adopt_orphans, descriptors, dump_to_file, program, restored, run, said, sleeper, status,
+    wait_for,
+};
 
 /// Opens all there is, then does its second part at SIGUSR1; what goes wrong is in the report.
 fn python(folder: &Folder, first: &str, second: &str) -> Command {
@@ -315,4 +318,50 @@ fn what_a_running_process_watches_may_come_and_go_while_it_is_looked_over() {
         assert!(output.status.success(), "{}", said(&output));
     }
     second_part_is_right(&folder, guest);
+}
+
+/// Job runners hand pipes down to all that they start: this test runs itself once more with one as descriptor 251.
+#[test]
+fn a_pipe_that_is_inherited_reaches_neither_a_guest_nor_a_copy() {
+    const NAME: &str = "a_pipe_that_is_inherited_reaches_neither_a_guest_nor_a_copy";
+    const WITH: [&str; 3] = ["-c", "exec \"$@\" 251>&1", "with-a-pipe"];
+    if std::env::var_os("PC_INHERITED").is_none() {
+        let mut again = Command::new("bash");
+        again.args(WITH).arg(std::env::current_exe().expect("a program")).args([
+            "--exact",
+            NAME,
+            "--nocapture",
+        ]);
+        let output = again.env("PC_INHERITED", "251").stdin(Stdio::null()).output().expect("bash runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}{}", said(&output));
+        return;
+    }
+    assert!(Path::new("/proc/self/fd/251").exists(), "nothing was inherited");
+    let guest = sleeper();
+    assert_eq!(descriptors(guest.pid()).len(), 3, "{:?}", descriptors(guest.pid()));
+    // The tools may be started with one as well.
+    let folder = Folder::new();
+    let (image, pidfile) = (folder.file("image"), folder.file("pid"));
+    let tool = |name: &str| {
+        let mut tool = Command::new("bash");
+        tool.args(WITH).arg(program(name)).stdin(Stdio::null());
+        tool
+    };
+    let mut dump = tool("pc-dump");
+    let dump = dump.args(["--leave-running", &guest.arg()]).stdout(File::create(&image).expect("an image"));
+    let output = dump.stderr(Stdio::piped()).output().expect("pc-dump runs");
+    assert!(output.status.success(), "{}", said(&output));
+    adopt_orphans();
+    let mut restore = tool("pc-restore");
+    let restore = restore.args(["--detach", "--new-pid-ns", "--pidfile"]).arg(&pidfile);
+    let said = folder.file("said");
+    let restore =
+        restore.stdin(File::open(&image).expect("an image")).stderr(File::create(&said).expect("a file"));
+    assert!(restore.status().expect("pc-restore runs").success(), "{}", text(&said));
+    let copy = Guest::adopt(text(&pidfile).trim().parse().expect("a pid"));
+    for pid in [copy.pid(), copy.child()] {
+        let fds = descriptors(pid);
+        assert!(fds.iter().all(|fd| !fd.contains("/fd/251 ")) && fds.len() <= 3, "{fds:?}");
+    }
 }

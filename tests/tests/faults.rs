@@ -2,7 +2,9 @@
 //! stalled and corrupted. Afterwards exactly one copy runs, or one is stopped and pc-dump has said so (8) or was killed
 //! itself, and `--resolve` settles it. Never two, never none, never a wrong byte, and nothing is left.
 //!
-//! `PC_FAULTS=1000` makes so many points of it; 100 without it, a fifth of them over pc-send and pc-recv. The guest is the same all the way, and checks itself.
+//! `PC_FAULTS=1000` makes so many points of it; 100 without it, a fifth of them over pc-send and pc-recv. With
+//! `PC_FAULTS_AT='"Thread" Cut'` those between the two tools are points that have all of these words. The guest is the
+//! same all the way, and checks itself.
 
 #![forbid(unsafe_code)]
 
@@ -15,11 +17,16 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use pc_tests::handing::{Blow, Ended, HandOver, Link, Part, Way, When, state};
 use pc_tests::link::{Fault, Relay};
-use pc_tests::{Alone, Folder, Guest, Writer, descriptors, mounts, run, said, status, strays, wait_for};
+use pc_tests::{
+    Alone, Folder, Guest, Writer, descriptors, mounts, patient, patient_option, run, said, slowness, status,
+    strays, wait_for,
+};
 
-const DUMP: [&str; 4] = ["--rounds=2", "--downtime-limit=0", "--timeout=1500ms", "--freeze-timeout=1s"];
-const RESTORE: [&str; 1] = ["--timeout=1500ms"];
-/// Longer than every time-out, and than the guardian's patience (the freeze time-out and a second).
+/// Times of an idle machine: others are made of them as slow as it is found to be. How long silence is waited for, and
+/// how long the original may be frozen.
+const SILENCE: Duration = Duration::from_millis(1500);
+const FREEZE: Duration = Duration::from_secs(1);
+/// Longer than every time-out, and than the guardian's patience (the freeze time-out and a second), in milliseconds.
 const STOP: u64 = 2400;
 
 /// Each state of both machines is between two of these.
@@ -89,7 +96,18 @@ fn points(n: usize) -> Vec<(When, Blow)> {
     let len = matrix(0).len();
     // Prime, and so to every point before it comes to one for the second time.
     let step = [239, 241, 251].into_iter().find(|step| !len.is_multiple_of(*step)).expect("a step");
-    (0..n).map(|i| matrix(i / len)[i * step % len]).collect()
+    let all = (0..).map(|i| matrix(i / len)[i * step % len]);
+    match std::env::var("PC_FAULTS_AT") {
+        Err(_) => all.take(n).collect(),
+        Ok(words) => {
+            let is_meant = |point: &(When, Blow)| {
+                let text = format!("{point:?}");
+                words.split(' ').all(|word| text.contains(word))
+            };
+            assert!(matrix(0).iter().any(is_meant), "PC_FAULTS_AT: no point has {words}");
+            all.filter(is_meant).take(n).collect()
+        }
+    }
 }
 
 /// What has become of a move.
@@ -157,7 +175,7 @@ fn settle(writer: Writer, outcome: &Outcome) -> (Fate, Writer) {
     let known = [writer.guest.child()];
     // Nothing of a husk outlives its tracer by more than a moment: what is there then is a copy.
     if outcome.restored.is_none() {
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(patient(Duration::from_millis(100)));
     }
     let copy = copy(&known, outcome.restored.is_none_or(|code| code == 0));
     // One that is being killed runs no instruction of its own any more, but on a busy machine it may take its time to go.
@@ -280,11 +298,28 @@ fn may_die(plan: Option<(When, Blow)>) -> bool {
     matches!(blow, Some(Blow::Dump(Signal::SIGKILL | Signal::SIGSTOP, _) | Blow::KillDumpAfter(_)))
 }
 
+/// A blow on a machine that is this many times slower: who is stopped is so for longer than what waits for him.
+fn slower(blow: Blow, slowness: f64) -> Blow {
+    let longer = |millis: u64| (millis as f64 * slowness) as u64;
+    match blow {
+        Blow::Dump(signal, millis) => Blow::Dump(signal, longer(millis)),
+        Blow::Restore(signal, millis) => Blow::Restore(signal, longer(millis)),
+        Blow::Send(signal, millis) => Blow::Send(signal, longer(millis)),
+        Blow::Recv(signal, millis) => Blow::Recv(signal, longer(millis)),
+        other => other,
+    }
+}
+
 /// One point of the matrix.
 fn strike(writer: Writer, link: Option<Link<'_>>, plan: Option<(When, Blow)>) -> (Fate, bool, Writer) {
     let pid = writer.guest.pid();
     let (fds, mounted) = (descriptors(pid), mounts());
-    let ended = HandOver::start_over(link, &writer.guest.arg(), &DUMP, &RESTORE, plan).finish();
+    let slowness = slowness();
+    let plan = plan.map(|(when, blow)| (when, slower(blow, slowness)));
+    let option = |name, limit: Duration| format!("{name}={}ms", limit.mul_f64(slowness).as_millis());
+    let (timeout, freeze) = (option("--timeout", SILENCE), option("--freeze-timeout", FREEZE));
+    let dump = ["--rounds=2", "--downtime-limit=0", &timeout, &freeze];
+    let ended = HandOver::start_over(link, &writer.guest.arg(), &dump, &[&timeout], plan).finish();
     let Ended { dumped, restored, struck, said, folder, .. } = &ended;
     // Over a link, it is pc-recv that has ended, which may have lost the link to pc-send.
     let restored = restored.code().filter(|code| link.is_none() || *code == 0);
@@ -391,7 +426,8 @@ fn whatever_befalls_the_link_between_one_copy_runs_or_is_stopped_and_said_to_be(
     for (i, when) in moments(wanted * 3 / 5).into_iter().enumerate() {
         let signal = signals[i / 2 % 4];
         let blow = if i % 2 == 0 { Blow::Send(signal, STOP) } else { Blow::Recv(signal, STOP) };
-        let both: &[&str] = if i % 3 == 0 { &["--timeout=2"] } else { &["--timeout=2", "--key-file", &key] };
+        let timeout = patient_option("--timeout", Duration::from_secs(2));
+        let both: &[&str] = if i % 3 == 0 { &[&timeout] } else { &[&timeout, "--key-file", &key] };
         let (fate, _, survivor) = strike(writer, Some(Link { both, via: &direct }), Some((when, blow)));
         writer = survivor;
         tally.count(kind(blow), fate);
@@ -406,7 +442,8 @@ fn whatever_befalls_the_link_between_one_copy_runs_or_is_stopped_and_said_to_be(
             2 => ("link corrupted", Fault::Flip { at: after }, &[][..]),
             _ => ("link reset, --reconnect", Fault::CutEach { after, times: 1 }, &["--reconnect=10"][..]),
         };
-        let both = [&["--timeout=2", "--key-file", &key], more].concat();
+        let timeout = patient_option("--timeout", Duration::from_secs(2));
+        let both = [&[timeout.as_str(), "--key-file", &key], more].concat();
         let between = std::cell::RefCell::new(None);
         let via = |addr: &str| {
             let relay = Relay::start(addr, fault);

@@ -5,11 +5,13 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pc_tests::{Folder, Guest, adopt_orphans, dump_to_file, program, restored, status, wait_for};
+use pc_tests::{
+    Folder, Guest, Patience, adopt_orphans, dump_to_file, patient, program, restored, status, wait_for,
+};
 
 /// The image of a shell that says what signals it gets, and ends with 7 at SIGTERM.
 fn image_of_shell(folder: &Folder) -> PathBuf {
@@ -22,7 +24,7 @@ fn image_of_shell(folder: &Folder) -> PathBuf {
     let mut shell = Command::new("bash");
     let mut guest = Guest::start(shell.args(["-c", closed, script]).arg(&out));
     wait_for("the shell is up", Duration::from_secs(5), || text(&out) == "up\n");
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(patient(Duration::from_millis(100)));
     let image = folder.file("image");
     dump_to_file(&guest, &image, &["--kill"]);
     guest.ended(Duration::from_secs(5));
@@ -130,7 +132,7 @@ fn a_copy_left_stopped_goes_on_at_sigcont() {
     let stopped = || status(copy.pid(), "State").starts_with('T');
     wait_for("the copy is stopped", Duration::from_secs(2), stopped);
     copy.signal(Signal::SIGTERM);
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(patient(Duration::from_millis(100)));
     assert_eq!(text(&folder.file("out")), "up\n", "it ran");
     copy.signal(Signal::SIGCONT);
     assert_eq!(copy.ended(Duration::from_secs(5)), Some(7));
@@ -169,10 +171,10 @@ fn clocks_go_on(monotonic: i64) {
     let mut copy = restored(&image, &[]);
     let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/time")).expect("a time namespace");
     assert_ne!(namespace(&copy.pid().to_string()), namespace("self"), "it reads our clocks");
-    let (before, began) = (beats(&beat), Instant::now());
+    let (before, mut patience) = (beats(&beat), Patience::new(Duration::from_secs(20)));
     while beats(&beat) <= before + 3 {
         assert_eq!(text(&report), "");
-        assert!(began.elapsed() < Duration::from_secs(20), "the guest does not go on: {}", text(&beat));
+        assert!(!patience.is_over(), "the guest does not go on: {}", text(&beat));
         std::thread::sleep(Duration::from_millis(5));
     }
     copy.signal(Signal::SIGTERM);

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use pc_tests::handing::{Blow, Ended, HandOver, Part, SAME_PID, Way, When, state};
 use pc_tests::{
-    Alone, Folder, Guest, Tool, Writer, descriptors, is_stopped, program, said, sleeper, status, strays,
-    wait_for,
+    Alone, Folder, Guest, Patience, Tool, Writer, descriptors, is_stopped, patient, patient_option, program,
+    said, sleeper, status, strays, wait_for,
 };
 
 /// The copy that pc-restore has told of in `pid`; the original was ended.
@@ -23,16 +23,21 @@ fn adopted(mut original: Guest, folder: &Folder) -> Guest {
 
 /// Nothing but these is left of a move.
 fn nothing_left(known: &[i32]) {
-    let began = Instant::now();
+    let mut patience = Patience::new(Duration::from_secs(5));
     loop {
         let left = strays(known);
         if left.is_empty() {
             return;
         }
         let names: Vec<_> = left.iter().map(|pid| fs::read_to_string(format!("/proc/{pid}/stat"))).collect();
-        assert!(began.elapsed() < Duration::from_secs(5), "left: {names:?}");
+        assert!(!patience.is_over(), "left: {names:?}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// A second of an idle machine, for an option.
+fn a_second(option: &str) -> String {
+    patient_option(option, Duration::from_secs(1))
 }
 
 fn at(way: Way, frame: &'static str, part: Part) -> When {
@@ -301,10 +306,10 @@ fn a_destination_that_is_not_ready_in_time_lets_the_original_go_on() {
     let args = ["--freeze-timeout=300ms"];
     let held = (at(Way::Forth, "MmState", Part::None), Blow::Stall);
     let began = Instant::now();
-    let ended = fails(&args, &["--timeout=1s"], Some(held));
+    let ended = fails(&args, &[&a_second("--timeout")], Some(held));
     assert_eq!(ended.codes().0, Some(7), "{}", ended.said);
     assert!(ended.said.contains("the destination was not ready in time"), "{}", ended.said);
-    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(began.elapsed() < patient(Duration::from_secs(20)));
     // The same where it stands still itself.
     let held = (at(Way::Forth, "MmState", Part::None), Blow::Restore(Signal::SIGSTOP, 1500));
     let ended = fails(&args, &[], Some(held));
@@ -315,7 +320,8 @@ fn a_destination_that_is_not_ready_in_time_lets_the_original_go_on() {
 fn a_silent_side_is_taken_for_gone_after_the_timeout() {
     let _one = Alone::new();
     let held = (at(Way::Forth, "Pages", Part::None), Blow::Stall);
-    let ended = fails(&["--timeout=1s"], &["--timeout=1s"], Some(held));
+    let timeout = a_second("--timeout");
+    let ended = fails(&[&timeout], &[&timeout], Some(held));
     assert_eq!(ended.codes(), (Some(5), Some(5)), "{}", ended.said);
     assert_eq!(ended.said.matches("nothing").count(), 2, "{}", ended.said);
 }
@@ -323,11 +329,13 @@ fn a_silent_side_is_taken_for_gone_after_the_timeout() {
 #[test]
 fn a_pc_dump_that_stands_still_while_its_target_is_frozen_is_ended_by_its_guardian() {
     let _one = Alone::new();
-    let held = (at(Way::Back, "Ready", Part::None), Blow::Dump(Signal::SIGSTOP, 4000));
+    // It must come to Ready in the time that the original may be frozen, and stand still for longer than that.
+    let (most, still) = (patient(Duration::from_millis(200)), patient(Duration::from_secs(4)));
+    let held = (at(Way::Back, "Ready", Part::None), Blow::Dump(Signal::SIGSTOP, still.as_millis() as u64));
     let began = Instant::now();
-    let ended = fails(&["--freeze-timeout=200ms"], &[], Some(held));
+    let ended = fails(&[&format!("--freeze-timeout={}ms", most.as_millis())], &[], Some(held));
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended.dumped), Some(9), "{}", ended.said);
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < still, "{:?}", began.elapsed());
     assert!(ended.said.contains("by a pc-dump that stood still"), "{}", ended.said);
     assert!(!ended.restored.success());
 }
@@ -337,7 +345,8 @@ fn a_guardian_is_there_before_the_freeze_holds_no_pipe_and_ends_with_pc_dump() {
     let _one = Alone::new();
     let guest = sleeper();
     let held = (at(Way::Forth, "RoundBegin", Part::None), Blow::Stall);
-    let moving = HandOver::start(&guest.arg(), &["--timeout=1s"], &["--timeout=1s"], Some(held));
+    let timeout = a_second("--timeout");
+    let moving = HandOver::start(&guest.arg(), &[&timeout], &[&timeout], Some(held));
     let dump = moving.dump.pid();
     let mut guardian = 0;
     wait_for("the guardian", Duration::from_secs(5), || {
@@ -370,7 +379,8 @@ fn links(pid: i32) -> Vec<String> {
 
 /// Lost between Commit and Running: what the copy does at this moment is the test's.
 fn in_doubt(writer: &Writer, when: When, blow: Blow) -> Ended {
-    let ended = HandOver::start(&writer.guest.arg(), &["--timeout=1s"], &[], Some((when, blow))).finish();
+    let timeout = a_second("--timeout");
+    let ended = HandOver::start(&writer.guest.arg(), &[&timeout], &[], Some((when, blow))).finish();
     assert_eq!(ended.dumped.code(), Some(8), "{}", ended.said);
     let pid = writer.guest.arg();
     assert!(ended.said.contains(&format!("pc-dump --resolve gone {pid}")), "{}", ended.said);
@@ -427,7 +437,9 @@ fn resolve_touches_nothing_but_an_original_that_was_left_stopped() {
     sleeps(&guest);
     // One that a pc-dump holds.
     let held = (at(Way::Back, "Ready", Part::None), Blow::Stall);
-    let moving = HandOver::start(&guest.arg(), &["--freeze-timeout=1500ms"], &["--timeout=3s"], Some(held));
+    let freeze = patient_option("--freeze-timeout", Duration::from_millis(1500));
+    let timeout = patient_option("--timeout", Duration::from_secs(3));
+    let moving = HandOver::start(&guest.arg(), &[&freeze], &[&timeout], Some(held));
     wait_for("it is frozen", Duration::from_secs(10), || moving.is_struck());
     assert_eq!(state(guest.pid()), Some('t'));
     refused(&guest.arg(), "is held by process");

@@ -8,8 +8,8 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
-use pc_tests::Folder;
 use pc_tests::link::{Fault, Relay, Tool, file, key, noise, recv, run, send};
+use pc_tests::{Folder, patient};
 
 #[test]
 fn without_a_key_only_the_loopback_is_used() {
@@ -131,7 +131,7 @@ fn a_sender_gives_nothing_to_who_does_not_hold_the_key() {
         let addr = listener.local_addr().expect("an address").to_string();
         let mut sender = send(&folder, None, &addr, &["--key-file", &key, "--", "sh", "-c", &command]);
         let (mut socket, _) = listener.accept().expect("a connection");
-        socket.set_read_timeout(Some(Duration::from_millis(500))).expect("a time limit");
+        socket.set_read_timeout(Some(patient(Duration::from_millis(500)))).expect("a time limit");
         let mut heard = [0; 4096];
         let first = socket.read(&mut heard).expect("a greeting");
         socket.write_all(answer).expect("a write");
@@ -163,8 +163,8 @@ fn who_is_slow_to_greet_is_dropped_in_time() {
             break;
         }
     }
-    assert!(cut.expect("it is cut off") < Duration::from_secs(15));
-    silent.set_read_timeout(Some(Duration::from_secs(1))).expect("a time limit");
+    assert!(cut.expect("it is cut off") < patient(Duration::from_secs(15)));
+    silent.set_read_timeout(Some(patient(Duration::from_secs(1)))).expect("a time limit");
     assert!(matches!(silent.read(&mut [0]), Ok(0) | Err(_)));
     assert!(receiver.said().contains("silent or slow for too long"), "{}", receiver.said());
     // Two hundred connections that say nothing do not keep the true one out.

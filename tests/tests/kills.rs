@@ -17,8 +17,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pc_frame::{HEADER_LEN, Header, PREAMBLE_LEN};
 use pc_tests::{
-    Folder, Tool, Writer, adopt_orphans, descriptors, is_stopped, mounts, program, said, sleeper, status,
-    strays, traces, wait_for,
+    Folder, Patience, Tool, Writer, adopt_orphans, descriptors, is_stopped, mounts, program, said, sleeper,
+    status, strays, traces, wait_for,
 };
 
 /// Orphans of any test here become children of this process.
@@ -172,7 +172,8 @@ impl Move {
 
 /// Whether something stays at the destination. A husk may need a moment to die.
 fn is_copied(known: &[i32]) -> bool {
-    for _ in 0..200 {
+    let mut patience = Patience::new(Duration::from_secs(2));
+    while !patience.is_over() {
         if strays(known).is_empty() {
             return false;
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use pc_tests::link::{LIMIT, Tool, file, key, moves, noise, recv, send};
-use pc_tests::{Folder, program, wait_for};
+use pc_tests::{Folder, patient, program, wait_for};
 
 #[test]
 fn bytes_of_any_kind_and_number_arrive_bit_for_bit() {
@@ -44,7 +44,7 @@ fn a_command_is_joined_in_both_directions() {
     let mut receiver = recv(&folder, &["--", "bash", "-c", answers]);
     let mut sender = send(&folder, None, &receiver.addr(), &["--", "bash", "-c", asks]);
     assert_eq!((sender.code(), receiver.code()), (Some(0), Some(0)), "{}", sender.said());
-    assert!(began.elapsed() < Duration::from_secs(30));
+    assert!(began.elapsed() < patient(Duration::from_secs(30)));
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn vsock_loopback() -> bool {
     let socat =
         Command::new("socat").args(["-u", "VSOCK-LISTEN:70216", "/dev/null"]).stderr(Stdio::null()).spawn();
     let Ok(mut listener) = socat else { return false };
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(patient(Duration::from_millis(300)));
     let try_it = Command::new("socat")
         .args(["-u", "/dev/null", "VSOCK-CONNECT:1:70216"])
         .stderr(Stdio::null())
@@ -150,7 +150,7 @@ fn the_rate_is_kept_and_compression_saves_what_it_can() {
     let began = Instant::now();
     moves(&folder, &noise(1_500_000, 16), &[], &["--rate", "1MB"]);
     let took = began.elapsed();
-    assert!(took > Duration::from_millis(1000) && took < Duration::from_secs(12), "{took:?}");
+    assert!(took > Duration::from_millis(1000) && took < patient(Duration::from_secs(12)), "{took:?}");
 
     let stats = folder.file("stats").display().to_string();
     let wire = |input: &[u8]| {

@@ -12,7 +12,9 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use pc_frame::Preamble;
 use pc_image::{Item, Reader, Record, Sink as _, Source as _, Writer as ImageWriter};
-use pc_tests::{Folder, Guest, Way, Writer, adopt_orphans, dump_to_file, program, wait_for};
+use pc_tests::{
+    Folder, Guest, Patience, Way, Writer, adopt_orphans, dump_to_file, patient, program, wait_for,
+};
 
 /// A program in a folder of its own, its image, and nothing running.
 struct Image {
@@ -179,7 +181,7 @@ fn a_binary_that_is_another_or_missing_is_refused_by_name() {
 fn a_pid_that_is_taken_is_refused_by_name() {
     let folder = Folder::new();
     let guest = Guest::start(Command::new("sleep").arg("300"));
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(patient(Duration::from_millis(100)));
     dump_to_file(&guest, &folder.file("image"), &["--leave-running"]);
     let mut tool = Command::new(program("pc-restore"));
     let input = File::open(folder.file("image")).expect("an image");
@@ -283,9 +285,9 @@ fn nothing_left_but(copies: &[i32]) {
         let left = husks().into_iter();
         left.filter(|stat| !inits.iter().any(|init| stat.starts_with(&format!("{init} ")))).collect()
     };
-    let began = std::time::Instant::now();
+    let mut patience = Patience::new(Duration::from_secs(2));
     while !strays().is_empty() {
-        assert!(began.elapsed() < Duration::from_secs(2), "left: {:?}, copies {copies:?}", strays());
+        assert!(!patience.is_over(), "left: {:?}, copies {copies:?}", strays());
         std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -1,9 +1,10 @@
 //! A thread in every kind of blocking call, each of which notices when it comes back too early, too late, or with
 //! anything but what it waited for.
 //!
-//! `guest-blocked REPORT [--twice] [--busy]`: `REPORT.ready` appears once all wait; three to four seconds after that all are done and REPORT
+//! `guest-blocked REPORT [--twice] [--busy] [--times=N]`: `REPORT.ready` appears once all wait; three to four seconds after that all are done and REPORT
 //! says `OK`, or what went wrong. With `--twice` it reckons with being stopped by two that know nothing of each other: then
 //! how long a relative wait without a place for the remainder has lasted is known since the first alone.
+//! With `--times` all that takes time here takes so many times longer, as it does on a machine that is this much slower.
 //! With `--busy` it reckons with a machine on which anything may take its time: all waits last four times as long,
 //! and how late one ends says nothing.
 
@@ -16,13 +17,12 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::S
 use libc::{c_int, c_long, timespec};
 
 const SECOND: u64 = 1_000_000_000;
-/// How late a wait may end. Less than what a wait that began anew would add.
-const LATE: u64 = 3 * SECOND / 2;
 
 static BEGIN: AtomicU64 = AtomicU64::new(0);
 static FUTEX: AtomicU32 = AtomicU32::new(0);
 static TWICE: AtomicBool = AtomicBool::new(false);
 static BUSY: AtomicBool = AtomicBool::new(false);
+static TIMES: AtomicU64 = AtomicU64::new(1);
 static HANDLED: AtomicI32 = AtomicI32::new(0);
 
 fn since() -> u64 {
@@ -32,14 +32,24 @@ fn since() -> u64 {
     t.tv_sec as u64 * SECOND + t.tv_nsec as u64 - BEGIN.load(SeqCst)
 }
 
+/// A second of an idle machine.
+fn second() -> u64 {
+    SECOND * TIMES.load(SeqCst)
+}
+
+/// How late a wait may end. Less than what a wait that began anew would add.
+fn late() -> u64 {
+    3 * second() / 2
+}
+
 /// When waits with a time-out end; since the start.
 fn timeout() -> u64 {
-    if BUSY.load(SeqCst) { 16 * SECOND } else { 4 * SECOND }
+    if BUSY.load(SeqCst) { 16 * second() } else { 4 * second() }
 }
 
 /// When the others are woken.
 fn wake() -> u64 {
-    timeout() - SECOND / 2
+    timeout() - second() / 2
 }
 
 fn spec(nanos: u64) -> timespec {
@@ -62,12 +72,12 @@ type Outcome = (i64, i64, u64, u64);
 
 /// A time-out: the call must give `want` between [`timeout`] and a little later.
 fn timed(got: i64, want: i64) -> Outcome {
-    (got, want, timeout(), timeout() + LATE)
+    (got, want, timeout(), timeout() + late())
 }
 
 /// Calls that the kernel ends by a mere stop can only be made again with their whole time.
 fn timed_loosely(got: i64, want: i64) -> Outcome {
-    (got, want, timeout(), 2 * timeout() + LATE)
+    (got, want, timeout(), 2 * timeout() + late())
 }
 
 /// A relative wait whose remainder the kernel tells nobody.
@@ -76,7 +86,7 @@ fn timed_once(got: i64, want: i64) -> Outcome {
 }
 
 fn woken(got: i64, want: i64) -> Outcome {
-    (got, want, wake(), wake() + LATE)
+    (got, want, wake(), wake() + late())
 }
 
 fn pipe() -> [c_int; 2] {
@@ -384,6 +394,8 @@ fn main() -> ExitCode {
     for (flag, arg) in [(&TWICE, "--twice"), (&BUSY, "--busy")] {
         flag.store(std::env::args().any(|given| given == arg), SeqCst);
     }
+    let times = std::env::args().find_map(|given| given.strip_prefix("--times=")?.parse().ok());
+    TIMES.store(times.unwrap_or(1), SeqCst);
     BEGIN.store(since(), SeqCst);
     // SAFETY: nothing is open yet; a handler that touches an atomic only; a mask on the stack.
     unsafe {
@@ -399,7 +411,7 @@ fn main() -> ExitCode {
     }
     let threads: Vec<_> =
         CASES.into_iter().map(|(name, case)| std::thread::spawn(move || wrong(name, case))).collect();
-    until(SECOND / 2);
+    until(second() / 2);
     std::fs::write(format!("{report}.ready"), "").expect("a report");
     let wrong: Vec<String> = threads.into_iter().filter_map(|t| t.join().expect("no panic")).collect();
     pc_tests::guest::finish(&report, &wrong)
