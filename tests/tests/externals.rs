@@ -135,11 +135,9 @@ fn a_traced_process_is_refused_by_name() {
 /// A guest whose standard streams are pipes to the test.
 fn piped(folder: &Folder) -> (Guest, File, File) {
     let second = "assert sys.stdin.readline() == 'to the copy\\n'\nprint('out of the copy', flush=True)";
-    let (from, to_us) = nix::unistd::pipe().expect("a pipe");
-    let (to_them, to) = nix::unistd::pipe().expect("a pipe");
-    for end in [&from, &to] {
-        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("a flag");
-    }
+    // What another test starts meanwhile must not have them.
+    let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).expect("a pipe");
+    let ((from, to_us), (to_them, to)) = (pipe(), pipe());
     let mut command = python(folder, "", second);
     let guest = started(folder, command.stdin(to_them).stdout(to_us));
     drop(command);
