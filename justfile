@@ -11,11 +11,15 @@ build:
 test:
     ./tests/run
 
+# Move the self-checking guest on Debian's own 6.1 and 6.12 kernels, in an emulator, with each tracker (some minutes)
+test-kernels *kernels:
+    ./tests/kernels {{kernels}}
+
 # Formatting, clippy and shell scripts
 lint:
     cargo fmt --check
     cargo clippy --workspace --all-targets --locked -- -D warnings
-    shellcheck examples/quickstart examples/checkpoint examples/migrate-* tests/fuzz/run
+    shellcheck examples/quickstart examples/checkpoint examples/migrate-* tests/fuzz/run tests/run tests/kernels
 
 # Licences and advisories of what we depend on (needs cargo-deny)
 deny:

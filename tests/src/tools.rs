@@ -11,7 +11,8 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use crate::{
-    Folder, Guest, Patience, adopt_orphans, keep_what_was_inherited, program, status, sweeper, traces, wait_for,
+    Folder, Guest, Patience, adopt_orphans, keep_what_was_inherited, program, status, sweeper, traces,
+    wait_for,
 };
 
 /// A tool that does not outlive a test that failed.

@@ -192,7 +192,7 @@ fn becomes_stderr(first: &str, expected: &str) {
     let guest = started(&folder, command.stdout(to_us.try_clone().expect("a duplicate")).stderr(to_us));
     let image = image_of(&folder, guest, &[]);
     drop((command, from));
-    pc_tests::adopt_orphans();
+    adopt_orphans();
     let (said, pidfile) = (folder.file("said"), folder.file("pid"));
     let mut tool = Command::new(program("pc-restore"));
     let tool =

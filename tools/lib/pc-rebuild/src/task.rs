@@ -219,18 +219,54 @@ pub fn timers(husk: &mut Husk, state: &TaskState) -> Result<(), RebuildError> {
         let value = husk.put(&words(&[split(timer.interval), split(left)].concat()))?;
         calls.push(Call::new(libc::SYS_setitimer, [which, value, 0]));
     }
-    if !state.timers.is_empty() {
-        const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
-        let mode = |on: u64| Call::new(libc::SYS_prctl, [PR_TIMER_CREATE_RESTORE_IDS, on, 0, 0, 0]);
-        calls.push(mode(1));
-        for timer in &state.timers {
-            calls.extend(posix_timer(husk, timer)?);
-        }
-        calls.push(mode(0));
-    }
+    calls.extend(posix_timers(husk, &state.timers)?);
     husk.batch_ok(husk.pid(), &calls).what("making timers")?;
     husk.reset();
     Ok(())
+}
+
+/// Timers of timer_create(2) with the ids that they had. A kernel without `PR_TIMER_CREATE_RESTORE_IDS` gives each the
+/// number after the last that it gave in this process, from 0, whether that timer is still there or not.
+fn posix_timers(husk: &mut Husk, timers: &[PosixTimer]) -> Result<Vec<Call>, RebuildError> {
+    const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
+    /// So many are made and deleted in some 50 milliseconds.
+    const MOST: i32 = 1 << 17;
+    if timers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mode = |on: u64| Call::new(libc::SYS_prctl, [PR_TIMER_CREATE_RESTORE_IDS, on, 0, 0, 0]);
+    let results = husk.batch(husk.pid(), &[mode(1)]).what("making timers")?;
+    let by_id = results[..] == [0];
+    let mut sorted: Vec<&PosixTimer> = timers.iter().collect();
+    sorted.sort_by_key(|timer| timer.id);
+    let mut calls = Vec::new();
+    let mut next = 0;
+    for timer in sorted {
+        if !by_id {
+            if timer.id > MOST {
+                let what = format!("timer {} on a kernel that cannot make a timer with a given id", timer.id);
+                return Err(RebuildError::Unsupported(what));
+            }
+            if next < timer.id {
+                calls.extend(passed_over(husk, next..timer.id)?);
+            }
+            next = timer.id + 1;
+        }
+        calls.extend(posix_timer(husk, timer)?);
+    }
+    if by_id {
+        calls.push(mode(0));
+    }
+    Ok(calls)
+}
+
+/// Makes and deletes timers so that the kernel has given these ids. Another than expected fails to be deleted.
+fn passed_over(husk: &mut Husk, ids: std::ops::Range<i32>) -> Result<Vec<Call>, RebuildError> {
+    let (mut event, id) = (words(&[0, (libc::SIGEV_NONE as u64) << 32, 0]), husk.space(8)?);
+    event.resize(64, 0);
+    let event = husk.put(&event)?;
+    let create = Call::new(libc::SYS_timer_create, [libc::CLOCK_MONOTONIC as u64, event, id]);
+    Ok(ids.flat_map(|id| [create, Call::new(libc::SYS_timer_delete, [id as u64])]).collect())
 }
 
 fn posix_timer(husk: &mut Husk, timer: &PosixTimer) -> Result<Vec<Call>, RebuildError> {
