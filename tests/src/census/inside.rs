@@ -146,11 +146,14 @@ fn other_registers(regs: &Regs, of: &str, sample: &mut Sample) {
     }
 }
 
-/// Whether what the registers say is that a call that was to be made has been made, as the time that it had left is over.
+/// Whether what the registers say comes to the same: a call that was to be made has been made, as the time that it had
+/// left is over; or the copy makes the call itself for which restart_syscall(2) stands.
 pub fn has_waited(name: &str, was: Option<&str>, is: Option<&str>) -> bool {
     let timed_out = format!("{:x}", -i64::from(libc::ETIMEDOUT));
-    let is_over = is.is_some_and(|is| is == "0" || is == timed_out);
-    name == "registers/rax" && was.is_some_and(|was| was.starts_with(CALL)) && is_over
+    let (Some(was), Some(is)) = (was, is) else { return false };
+    let restarts = was == format!("{CALL}{:x}", libc::SYS_restart_syscall);
+    let is_over = is == "0" || is == timed_out;
+    name == "registers/rax" && was.starts_with(CALL) && (is_over || restarts && is.starts_with(CALL))
 }
 
 /// Pending signals with their data. SIGSTOP is how pc-dump left it; timers go on meanwhile.
