@@ -19,7 +19,7 @@ RECORDS = {
     0x01: "Machine", 0x02: "RoundBegin", 0x03: "RoundEnd", 0x10: "Task", 0x11: "TaskGone", 0x12: "Space",
     0x13: "SpaceGone", 0x14: "File", 0x15: "ShmState", 0x16: "TaskNamespaces", 0x17: "Cgroup", 0x18: "TaskProc",
     0x20: "MapChange", 0x21: "Zap", 0x22: "ZeroPages", PAGES: "Pages",
-    PATCHES: "Patches", 0x30: "MmState", 0x31: "SigTable", 0x32: "TaskState", 0x33: "Thread", 0x40: "FdTable", 0x41: "OpenFile",
+    PATCHES: "Patches", 0x30: "MmState", 0x31: "SigTable", 0x32: "TaskState", 0x33: "Thread", 0x34: "MmSettings", 0x40: "FdTable", 0x41: "OpenFile",
     COMMIT: "Commit", CANCEL: "Cancel", END: "End",
 }
 
@@ -60,6 +60,10 @@ MapChange: space u32, unmap [(u64+u64)], map [Vma], modify [Vma]
 Zap: space u32, ranges [(u64+u64)]
 ZeroPages: space u32, ranges [(u64+u64)]
 MmState: space u32, start_code u64, end_code u64, start_data u64, end_data u64, start_brk u64, brk u64, start_stack u64, arg_start u64, arg_end u64, env_start u64, env_end u64, auxv bytes, exe u32, dumpable u8, thp_disable bool, coredump_filter u32, lock_future u32, guards [(u64+u64)]
+MmSettings: space u32, pkeys u32, execute_only_pkey u8?, mdwe u32, thp_flags u32, memory_merge bool, ldt [(u32+u64)], sealed [(u64+u64)], policies [RangePolicy], thread_policies [ThreadPolicy]
+MemPolicy: mode u32, nodes bytes
+RangePolicy: start u64, end u64, policy MemPolicy
+ThreadPolicy: tid u32, policy MemPolicy
 SigAction: handler u64, flags u64, restorer u64, mask u64
 SigTable: id u32, actions [SigAction]
 ITimer: value u64, interval u64

@@ -228,7 +228,8 @@ pub fn wait_for(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
 
 /// A field of /proc/PID/status.
 pub fn status(pid: i32, field: &str) -> String {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let text = fs::read(format!("/proc/{pid}/status")).expect("the process is there");
+    let text = String::from_utf8_lossy(&text); // names need not be text
     let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     line.expect("a field of status").trim().to_owned()
 }

@@ -26,6 +26,7 @@ pub enum Record {
     Zap(Zap),
     ZeroPages(ZeroPages),
     MmState(MmState),
+    MmSettings(MmSettings),
     SigTable(SigTable),
     TaskState(TaskState),
     Thread(Thread),

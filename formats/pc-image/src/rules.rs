@@ -6,6 +6,8 @@
 //!
 //! [`refusals`] judges one record; [`Rules`] judges the records of a stream in their order, and knows what came before.
 
+mod memory;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -69,6 +71,7 @@ pub fn refusals(record: &Record) -> Vec<Refusal> {
             let all = change.map.iter().chain(&change.modify);
             all.filter_map(|vma| Some(refuse(Subject::Mapping(vma.start), mapping(vma)?))).collect()
         }
+        Record::MmSettings(settings) => memory::settings(settings).into_iter().collect(),
         Record::Thread(it) => thread(it).into_iter().collect(),
         Record::OpenFile(open) => {
             open_file(open).into_iter().map(|what| refuse(Subject::File(open.id), what)).collect()
@@ -113,12 +116,15 @@ fn shared_memory(name: &str) -> Option<Refusal> {
     (!known).then(|| refuse(Subject::Process, what()))
 }
 
+/// Protection keys that there are (pkeys(7)).
+const PKEYS: u8 = 16;
+
 /// Why a mapping cannot be made: follows "its mapping at …".
 pub fn mapping(vma: &Vma) -> Option<String> {
     let shared = vma.flags & vma_flag::SHARED != 0;
     match vma.backing {
-        _ if vma.pkey != 0 => {
-            Some(format!("has the memory protection key {}, which cannot be moved yet", vma.pkey))
+        _ if vma.pkey >= PKEYS => {
+            Some(format!("has the memory protection key {}, which no processor has", vma.pkey))
         }
         Backing::Anonymous | Backing::Hugetlb { .. } if shared => {
             Some("is shared memory of a kind that cannot be moved yet".to_owned())

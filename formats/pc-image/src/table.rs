@@ -125,6 +125,7 @@ table! {
     0x0031 SigTable = 1;
     0x0032 TaskState = 1;
     0x0033 Thread = 1;
+    0x0034 MmSettings = 1;
     0x0040 FdTable = 1;
     0x0041 OpenFile = 1, 2 by OpenFile::lowest_version;
     0x0070 Commit = 2 [1 => Commit1];

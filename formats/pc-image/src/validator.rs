@@ -5,8 +5,8 @@ use std::hash::Hash;
 
 use crate::writer::range_pages;
 use crate::{
-    Backing, Counts, FdTableId, FileId, MapChange, OpenFileId, OpenFileKind, PAGE_SIZE, Pages, Patches,
-    Ranges, Record, RoundBegin, ShmState, SigTableId, SpaceId, SpaceKind, Task, TaskId,
+    Backing, Counts, FdTableId, FileId, MapChange, MmSettings, OpenFileId, OpenFileKind, PAGE_SIZE, Pages,
+    Patches, Ranges, Record, RoundBegin, ShmState, SigTableId, SpaceId, SpaceKind, Task, TaskId,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -210,6 +210,7 @@ impl Validator {
                 self.files.need(state.exe, "file")?;
                 self.mm_states.insert(state.space);
             }
+            Record::MmSettings(settings) => self.mm_settings(settings)?,
             Record::SigTable(table) => {
                 if table.actions.len() != 64 {
                     return Err(format!("{} signal actions, 64 are due", table.actions.len()));
@@ -322,6 +323,22 @@ impl Validator {
                     _ => {}
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn mm_settings(&self, settings: &MmSettings) -> Result<(), String> {
+        if !self.address_spaces.contains(&settings.space) {
+            return Err("settings of what is no address space".to_owned());
+        }
+        check_ranges(&settings.sealed)?;
+        let policies: Vec<_> = settings.policies.iter().map(|it| (it.start, it.end)).collect();
+        check_ranges(&policies)?;
+        if !settings.ldt.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err("entries of an LDT that are not ascending".to_owned());
+        }
+        if !settings.thread_policies.is_sorted_by(|a, b| a.tid < b.tid) {
+            return Err("memory policies of threads that are not ascending".to_owned());
         }
         Ok(())
     }

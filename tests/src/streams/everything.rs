@@ -211,6 +211,23 @@ pub fn task() -> Task {
     }
 }
 
+/// Settings of its address space, one of each.
+fn mm_settings() -> MmSettings {
+    let policy = MemPolicy { mode: 3, nodes: vec![1] };
+    MmSettings {
+        space: SpaceId(0),
+        pkeys: 0b110,
+        execute_only_pkey: Some(3),
+        mdwe: 1,
+        thp_flags: 2,
+        memory_merge: true,
+        ldt: vec![(1, 0x00cf_fb00_0000_ffff)],
+        sealed: vec![(0x1000, 0x2000)],
+        policies: vec![RangePolicy { start: 0x3000, end: 0x4000, policy: policy.clone() }],
+        thread_policies: vec![ThreadPolicy { tid: 100, policy }],
+    }
+}
+
 /// What exists only at the stop, of [`task`].
 pub fn states() -> Vec<Record> {
     let mm = MmState {
@@ -261,6 +278,7 @@ pub fn states() -> Vec<Record> {
     let fds = (1..=16).map(|n| Fd { fd: n + 2, file: OpenFileId(n), cloexec: n % 2 == 0 }).collect();
     vec![
         Record::MmState(mm),
+        Record::MmSettings(mm_settings()),
         Record::SigTable(SigTable { id: SigTableId(0), actions: vec![SigAction::default(); 64] }),
         Record::TaskState(state),
         Record::FdTable(FdTable { id: FdTableId(0), fds }),

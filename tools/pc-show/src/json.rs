@@ -2,7 +2,10 @@
 
 use std::io::{self, Write};
 
-use pc_image::{Cgroup, File, IdRange, MmState, NamespaceKind, Task, TaskNamespaces, TaskState, Thread};
+use pc_image::{
+    Cgroup, File, IdRange, MemPolicy, MmSettings, MmState, NamespaceKind, Task, TaskNamespaces, TaskState,
+    Thread,
+};
 use serde_json::{Map, Value, json};
 
 use crate::describe::describe;
@@ -41,6 +44,7 @@ pub fn view(model: &Model) -> Value {
         "spaces": model.maps.iter().map(|(space, maps)| json!({
             "space": space.0,
             "layout": model.mm.get(space).map(layout),
+            "settings": model.mm_settings.get(space).map(settings),
             "mappings": maps.values().map(|m| mapping(m, &model.backing(*space, &m.vma))).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
         "shared_memory": model.objects.values().map(|state| json!({
@@ -96,6 +100,28 @@ fn layout(mm: &MmState) -> Value {
         "start_brk": hex(mm.start_brk),
         "brk": hex(mm.brk),
         "start_stack": hex(mm.start_stack),
+    })
+}
+
+fn settings(settings: &MmSettings) -> Value {
+    let policy = |it: &MemPolicy| json!({"mode": it.mode, "nodes": format!("{:02x?}", it.nodes)});
+    json!({
+        "protection_keys": (1..16).filter(|key| settings.pkeys & 1 << key != 0).collect::<Vec<u32>>(),
+        "execute_only_key": settings.execute_only_pkey,
+        "memory_deny_write_execute": settings.mdwe,
+        "thp_disable_flags": settings.thp_flags,
+        "memory_merge": settings.memory_merge,
+        "ldt": settings.ldt.iter().map(|(n, it)| json!({"entry": n, "descriptor": hex(*it)})).collect::<Vec<_>>(),
+        "sealed": settings.sealed.iter().map(|(start, end)| json!([hex(*start), hex(*end)])).collect::<Vec<_>>(),
+        "policies": settings.policies.iter().map(|it| json!({
+            "start": hex(it.start),
+            "end": hex(it.end),
+            "policy": policy(&it.policy),
+        })).collect::<Vec<_>>(),
+        "thread_policies": settings.thread_policies.iter().map(|it| json!({
+            "tid": it.tid,
+            "policy": policy(&it.policy),
+        })).collect::<Vec<_>>(),
     })
 }
 

@@ -54,6 +54,7 @@ pub struct Model {
     pub files: BTreeMap<FileId, File>,
     pub maps: BTreeMap<SpaceId, BTreeMap<u64, Mapping>>,
     pub mm: BTreeMap<SpaceId, MmState>,
+    pub mm_settings: BTreeMap<SpaceId, MmSettings>,
     pub sigs: BTreeMap<SigTableId, SigTable>,
     pub states: BTreeMap<TaskId, TaskState>,
     pub threads: BTreeMap<(TaskId, u32), Thread>,
@@ -148,6 +149,7 @@ impl Model {
                 self.spaces.remove(&id);
                 self.maps.remove(&id);
                 self.mm.remove(&id);
+                self.mm_settings.remove(&id);
                 self.objects.remove(&id);
             }
             Record::ShmState(state) => drop(self.objects.insert(state.space, state)),
@@ -169,6 +171,7 @@ impl Model {
                 }
             }
             Record::MmState(mm) => drop(self.mm.insert(mm.space, mm)),
+            Record::MmSettings(set) => drop(self.mm_settings.insert(set.space, set)),
             Record::SigTable(table) => drop(self.sigs.insert(table.id, table)),
             Record::TaskState(state) => drop(self.states.insert(state.task, state)),
             Record::Thread(thread) => drop(self.threads.insert((thread.task, thread.tid), thread)),

@@ -140,12 +140,12 @@ fn one_address_space_and_shared_memory_of_known_kinds_are_taken() {
 fn mappings_that_cannot_be_made_are_refused_by_their_address() {
     let plain = vma_of(0x1000, 0x2000, Backing::Anonymous);
     assert_eq!(refusals(&mapped(vec![plain.clone()])), []);
-    let keyed = Vma { pkey: 3, ..plain.clone() };
+    let keyed = Vma { pkey: 16, ..plain.clone() };
     let shared = Vma { start: 0x5000, end: 0x6000, flags: vma_flag::SHARED, ..plain };
     let found = refusals(&mapped(vec![keyed, shared]));
     assert_eq!(
         found[0].to_string(),
-        "its mapping at 0x1000 has the memory protection key 3, which cannot be moved yet"
+        "its mapping at 0x1000 has the memory protection key 16, which no processor has"
     );
     assert_eq!(found[1].subject, Subject::Mapping(0x5000));
 }

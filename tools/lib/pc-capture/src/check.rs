@@ -11,6 +11,7 @@ use crate::error::{CaptureError, Context, Result, Unsupported};
 use crate::file::Files;
 use crate::foretold::Foretold;
 use crate::memory::{self, Known};
+use crate::mm_check;
 use crate::openfile::{Fds, descriptors};
 use crate::pipe::Outside;
 use crate::procfs::{Stat, Status};
@@ -64,6 +65,7 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
         }
     }
     bad.extend(beside::refused(pid)?);
+    bad.extend(mm_check::obstacles(pid, &status, known.values())?);
     for link in ["cwd", "root", "exe"] {
         collect(files.link(link, pc_image::FileNeed::Kind), &mut bad)?;
     }
@@ -116,7 +118,7 @@ fn may_be_taken(pid: i32, status: &Status, stat: &Stat) -> Result<()> {
         return refused("is an ancestor of this program, which would stop with it".to_owned());
     }
     if status.kthread || stat.flags & PF_KTHREAD != 0 {
-        return refused(format!("is a kernel thread ({})", status.name));
+        return refused(format!("is a kernel thread ({})", crate::procfs::shown(status.name.as_bytes())));
     }
     if matches!(stat.state, b'Z' | b'X') {
         return refused("has ended already (a zombie)".to_owned());

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use pc_image::{File, FileId, FileNeed};
 
 use crate::error::{Context, Result, unsupported};
-use crate::procfs::Area;
+use crate::procfs::{Area, shown};
 use crate::shm::Objects;
 
 /// Name, device and inode of a line of /proc/PID/maps.
@@ -57,9 +57,14 @@ impl Files {
         self.mapped.get(&(area.name.clone(), area.dev, area.inode)).copied()
     }
 
-    /// The number of a mapped file that is `found`.
-    pub fn name_mapped(&mut self, area: &Area, found: &Metadata) -> std::result::Result<FileId, String> {
-        let id = self.name(&area.name, found, FileNeed::Same, true)?;
+    /// The number of a mapped file that has this path and is `found`.
+    pub fn name_mapped(
+        &mut self,
+        area: &Area,
+        path: &[u8],
+        found: &Metadata,
+    ) -> std::result::Result<FileId, String> {
+        let id = self.name(path, found, FileNeed::Same, true)?;
         self.mapped.insert((area.name.clone(), area.dev, area.inode), id);
         Ok(id)
     }
@@ -84,7 +89,7 @@ impl Files {
         if let Some(id) = self.known.get(&key) {
             return Ok(*id);
         }
-        let shown = String::from_utf8_lossy(path);
+        let shown = shown(path);
         if found.nlink() == 0 {
             return Err(removed(&shown));
         }

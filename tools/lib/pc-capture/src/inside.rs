@@ -1,10 +1,11 @@
 //! What only the process itself can tell: one batch of system calls on each of its threads, all at once.
 
-use pc_image::vma_flag;
+use pc_image::{Vma, vma_flag};
 use pc_trace::{Call, Remote, Tid, Tracees};
 
 use crate::error::{CaptureError, Result};
 use crate::keyring;
+use crate::mm_settings;
 use crate::procfs::{self, TimerEntry};
 use crate::signal;
 
@@ -16,10 +17,12 @@ const PR_GET_CHILD_SUBREAPER: u64 = 37;
 const PR_GET_TID_ADDRESS: u64 = 40;
 const PR_GET_THP_DISABLE: u64 = 42;
 
-/// Calls of a thread before those about its keyrings.
+/// Calls of a thread before those of `mm_settings`, and before those about its keyrings.
 const THREAD_CALLS: usize = 5;
-/// Bytes of results of a thread: `stack_t`, the tid address, the parent-death signal.
-const THREAD_ROOM: usize = 24 + 8 + 8;
+const BEFORE_KEYRINGS: usize = THREAD_CALLS + mm_settings::THREAD_CALLS;
+/// Bytes of results of a thread: `stack_t`, the tid address, the parent-death signal, and what `mm_settings` asks for.
+const THREAD_ROOM: usize = BASIC_ROOM + mm_settings::THREAD_ROOM;
+const BASIC_ROOM: usize = 24 + 8 + 8;
 /// `struct itimerval`, `struct itimerspec`.
 const TIMES: usize = 32;
 
@@ -33,6 +36,7 @@ pub(crate) struct ThreadTold {
     pub pdeath_signal: i32,
     pub securebits: u32,
     pub timer_slack: u64,
+    pub mm: mm_settings::ThreadTold,
 }
 
 /// What the process has told.
@@ -51,6 +55,7 @@ pub(crate) struct Told {
     pub child_subreaper: bool,
     /// `mlockall(MCL_FUTURE)`: flags that new mappings get.
     pub lock_future: u32,
+    pub mm: mm_settings::Told,
 }
 
 /// Where the answers will lie.
@@ -62,12 +67,18 @@ struct Room {
     threads: u64,
 }
 
-/// Asks all threads.
-pub(crate) fn ask(tracees: &mut Tracees, timers: &[TimerEntry]) -> Result<Told> {
+/// Asks all threads. `vmas` are the mappings, `sealed` those of them that are.
+pub(crate) fn ask(
+    tracees: &mut Tracees,
+    timers: &[TimerEntry],
+    vmas: &[Vma],
+    sealed: &[(u64, u64)],
+) -> Result<Told> {
     let tids = tracees.tids();
     let locked = locked(tracees.pid());
     let process_room = signal::SIGNALS * signal::ACTION_LEN + (3 + timers.len()) * TIMES + 16;
-    let mut remote = tracees.remote(process_room + tids.len() * THREAD_ROOM + 4096)?;
+    let data = (process_room + tids.len() * THREAD_ROOM).max(mm_settings::room_for(vmas.len()));
+    let mut remote = tracees.remote(data + 4096)?;
     let room = Room {
         actions: remote.space(signal::SIGNALS * signal::ACTION_LEN)?,
         itimers: remote.space(3 * TIMES)?,
@@ -87,8 +98,9 @@ pub(crate) fn ask(tracees: &mut Tracees, timers: &[TimerEntry]) -> Result<Told> 
     let mut bad = Vec::new();
     for (i, (tid, answers)) in tids.iter().zip(&results).enumerate() {
         told.threads.push(read_thread(&remote, *tid, room.thread(i), answers)?);
-        bad.extend(keyring::refused(remote.tracees().pid(), *tid, &answers[THREAD_CALLS..]));
+        bad.extend(keyring::refused(remote.tracees().pid(), *tid, &answers[BEFORE_KEYRINGS..]));
     }
+    told.mm = mm_settings::ask(&mut remote, vmas, sealed)?;
     remote.finish()?;
     if bad.is_empty() { Ok(told) } else { Err(CaptureError::Unsupported(bad)) }
 }
@@ -132,7 +144,8 @@ fn thread_calls(room: u64) -> Vec<Call> {
         prctl(PR_GET_TID_ADDRESS, room + 24),
         prctl(PR_GET_PDEATHSIG, room + 32),
     ];
-    own.into_iter().chain(keyring::calls()).collect()
+    let memory = mm_settings::thread_calls(room + BASIC_ROOM as u64);
+    own.into_iter().chain(memory).chain(keyring::calls()).collect()
 }
 
 fn process_calls(room: &Room, timers: &[TimerEntry]) -> Vec<Call> {
@@ -167,7 +180,8 @@ fn fetch(remote: &Remote<'_>, addr: u64, len: usize) -> Result<Vec<u8>> {
 }
 
 fn read_thread(remote: &Remote<'_>, tid: Tid, room: u64, answers: &[i64]) -> Result<ThreadTold> {
-    let words = words(&fetch(remote, room, THREAD_ROOM)?);
+    let bytes = fetch(remote, room, THREAD_ROOM)?;
+    let words = words(&bytes[..BASIC_ROOM]);
     Ok(ThreadTold {
         tid,
         altstack: (words[0], words[1] as u32, words[2]),
@@ -175,6 +189,7 @@ fn read_thread(remote: &Remote<'_>, tid: Tid, room: u64, answers: &[i64]) -> Res
         pdeath_signal: words[4] as i32,
         securebits: answers.first().map_or(0, |r| *r as u32),
         timer_slack: answers.get(1).map_or(0, |r| *r as u64),
+        mm: mm_settings::read_thread(&bytes[BASIC_ROOM..], answers.get(THREAD_CALLS..).unwrap_or_default()),
     })
 }
 

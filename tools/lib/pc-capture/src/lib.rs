@@ -26,6 +26,8 @@ mod inside;
 mod keyring;
 mod machine;
 mod memory;
+mod mm_check;
+mod mm_settings;
 mod namespace;
 mod openfile;
 mod pages;
@@ -50,6 +52,7 @@ mod thread;
 mod timerfd;
 mod unix;
 mod unsupported;
+mod vm_flags;
 
 pub use dump::{dump, dump_once};
 pub use error::{CaptureError, Result, Unsupported};
@@ -63,6 +66,7 @@ pub use pc_sys::fcntl::queued;
 pub use report::{Need, Report};
 pub use resolve::{Fate, resolve};
 pub use settings::{Caller, NetworkLock, Rounds, Settings, Track};
+pub use vm_flags::{Becomes, VM_FLAGS, VmFlag};
 
 /// Finds what cannot be moved, without touching the process: [`CaptureError::Unsupported`] names all of it. Else it can be
 /// moved, and the report says what to know.

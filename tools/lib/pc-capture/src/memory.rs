@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::Metadata;
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 
 use pc_image::{Backing, Vma, prot, rules, vma_flag};
@@ -11,6 +12,7 @@ use pc_sys::pagemap::{PageIs, PageRegion, Pagemap, Query};
 use crate::error::{CaptureError, Context, Result, Unsupported};
 use crate::file::Files;
 use crate::procfs::{self, Area, Smaps, parse_maps, parse_smaps};
+use crate::vm_flags;
 
 /// Mappings with what only smaps tells, by start address.
 pub(crate) type Known = HashMap<u64, (Area, Smaps)>;
@@ -104,7 +106,7 @@ pub(crate) fn vma(pid: i32, area: &Area, known: &Known, files: &mut Files) -> Re
     };
     let object = files.objects.is_mapped_by(area);
     if let Some(why) = unmovable(area, smaps, object) {
-        return refuse(pid, area, why);
+        return refuse(pid, area, &why);
     }
     let backing = match object {
         true => files.objects.mapped(area)?,
@@ -137,28 +139,30 @@ fn refuse<T>(pid: i32, area: &Area, why: &str) -> Result<T> {
 }
 
 /// Why a mapping cannot be moved, whatever it shows; `object` if that is shared memory.
-fn unmovable(area: &Area, smaps: &Smaps, object: bool) -> Option<&'static str> {
+fn unmovable(area: &Area, smaps: &Smaps, object: bool) -> Option<String> {
     let name = area.name.as_slice();
-    if matches!(name, b"[vdso]" | b"[vvar]" | b"[vvar_vclock]" | b"[vsyscall]") {
-        None
+    let why = if matches!(name, b"[vdso]" | b"[vvar]" | b"[vvar_vclock]" | b"[vsyscall]") {
+        return None;
     } else if name.starts_with(b"/[aio]") || name == b"[aio]" {
-        Some("is a context of aio, which cannot be moved yet")
+        "is a context of aio, which cannot be moved yet"
     } else if name.starts_with(b"anon_inode:[io_uring]") {
-        Some("is an io_uring's, which cannot be moved yet")
-    } else if smaps.has(b"um") || smaps.has(b"ui") {
-        Some("is watched by a userfaultfd, which cannot be moved yet")
-    } else if smaps.has(b"io") || smaps.has(b"pf") {
-        Some("is memory of a device, which cannot be moved")
-    } else if smaps.has(b"ss") {
-        Some("is a shadow stack, which cannot be moved yet")
-    } else if smaps.has(b"sl") {
-        Some("is sealed, which cannot be moved yet")
+        "is an io_uring's, which cannot be moved yet"
+    } else if name == b"[uprobes]" {
+        "is where the kernel steps over its probes (uprobes): it can be moved once nobody probes it any more"
+    } else if name.starts_with(SECRET) && area.dev.0 == 0 {
+        "is secret memory (memfd_secret), which nobody but the process itself can read"
+    } else if let Some(why) = vm_flags::refusal(smaps) {
+        return Some(why);
     } else if area.shared && !object && (smaps.has(b"mw") || area.prot & prot::WRITE != 0) {
-        Some("is shared and may be written, which cannot be moved yet")
+        "is shared and may be written, which cannot be moved yet"
     } else {
-        None
-    }
+        return None;
+    };
+    Some(why.to_owned())
 }
+
+/// How maps and descriptors show secret memory.
+pub(crate) const SECRET: &[u8] = b"/secretmem";
 
 fn flags(area: &Area, smaps: &Smaps) -> u32 {
     const TABLE: [(&[u8; 2], u32); 14] = [
@@ -198,10 +202,10 @@ fn backing(pid: i32, area: &Area, smaps: &Smaps, files: &mut Files) -> std::resu
         // A private mapping of /dev/zero is anonymous memory.
         b"/dev/zero" if !area.shared => Ok(Backing::Anonymous),
         _ if name.starts_with(b"[anon:") => Ok(Backing::Anonymous),
-        _ if name.starts_with(b"/memfd:") => {
+        _ if area.dev.0 == 0 && name.starts_with(b"/memfd:") => {
             Err("is a memfd of huge pages, which cannot be moved yet".to_owned())
         }
-        _ if name.starts_with(b"/SYSV") => {
+        _ if area.dev.0 == 0 && name.starts_with(b"/SYSV") => {
             Err("is System V shared memory, which cannot be moved yet".to_owned())
         }
         _ if area.inode == 0 || !name.starts_with(b"/") => {
@@ -215,23 +219,40 @@ fn file(pid: i32, area: &Area, files: &mut Files) -> std::result::Result<Backing
     let file = match files.mapped(area) {
         Some(file) => file,
         None => {
-            let found = mapped_file(pid, area, files)?;
-            files.name_mapped(area, &found).map_err(|why| format!("shows {why}"))?
+            let path = path(pid, area, files);
+            let found = mapped_file(pid, area, &path, files)?;
+            files.name_mapped(area, &path, &found).map_err(|why| format!("shows {why}"))?
         }
     };
     Ok(Backing::File { file, offset: area.offset })
 }
 
 /// Looks at the mapped file itself where the kernel lets us, else at what has its path now.
-fn mapped_file(pid: i32, area: &Area, files: &Files) -> std::result::Result<Metadata, String> {
-    let link = format!("/proc/{pid}/map_files/{:x}-{:x}", area.start, area.end);
-    if let Ok(found) = std::fs::metadata(link) {
+fn mapped_file(pid: i32, area: &Area, path: &[u8], files: &Files) -> std::result::Result<Metadata, String> {
+    if let Ok(found) = std::fs::metadata(map_file(pid, area)) {
         return Ok(found);
     }
-    match std::fs::metadata(files.reach(&area.name)) {
+    match std::fs::metadata(files.reach(path)) {
         Ok(found) if found.ino() == area.inode => Ok(found),
         _ => Err("shows a file that has been removed or replaced, which cannot be moved yet".to_owned()),
     }
+}
+
+/// The path of a mapped file. What maps has is ambiguous where there is a backslash: it may stand for a newline, or be one.
+fn path(pid: i32, area: &Area, files: &Files) -> Vec<u8> {
+    if !area.name.contains(&b'\\') {
+        return area.name.clone();
+    }
+    // To follow or read it takes CAP_CHECKPOINT_RESTORE.
+    if let Ok(link) = std::fs::read_link(map_file(pid, area)) {
+        return link.into_os_string().into_vec();
+    }
+    let is = |path: &[u8]| std::fs::metadata(files.reach(path)).is_ok_and(|meta| meta.ino() == area.inode);
+    if is(&area.name) { area.name.clone() } else { procfs::unescape(&area.name) }
+}
+
+fn map_file(pid: i32, area: &Area) -> String {
+    format!("/proc/{pid}/map_files/{:x}-{:x}", area.start, area.end)
 }
 
 /// A range of pages to be sent, all from one mapping.

@@ -13,7 +13,7 @@ use pc_sys::{fcntl, kcmp, pidfd};
 
 use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
 use crate::file::Files;
-use crate::procfs::FdInfo;
+use crate::procfs::{FdInfo, shown};
 use crate::tcp::Connected;
 use crate::{epoll, eventfd, external, inet, pipe, regular, shm, signalfd, timerfd, unix};
 
@@ -47,7 +47,7 @@ impl Descriptor {
     }
 
     pub fn link_text(&self) -> String {
-        String::from_utf8_lossy(&self.link).into_owned()
+        shown(&self.link)
     }
 }
 

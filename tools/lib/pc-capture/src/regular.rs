@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use pc_image::{FileNeed, OpenFileKind, RegularFile};
 
 use crate::error::Result;
+use crate::memory::SECRET;
 use crate::openfile::{Descriptor, Fds};
 
 /// Character devices that hold nothing: null, zero, full, random, urandom.
@@ -26,6 +27,9 @@ fn need(d: &Descriptor) -> std::result::Result<FileNeed, String> {
     let link = d.link_text();
     if !link.starts_with('/') {
         return Err(format!("{link}, which cannot be moved yet"));
+    }
+    if d.link.starts_with(SECRET) && d.meta.nlink() <= 1 && device(d.meta.dev()).0 == 0 {
+        return Err("secret memory (memfd_secret), which nobody but the process itself can read".to_owned());
     }
     if link.starts_with("/memfd:") {
         return Err(format!("a memfd of huge pages ({link}), which cannot be moved yet"));

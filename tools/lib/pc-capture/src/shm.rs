@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
@@ -29,7 +29,7 @@ use crate::figures::micros;
 use crate::memory::{How, Span};
 use crate::openfile::{Descriptor, Fds};
 use crate::pages::{self, Copied, CopyPlan, Patching};
-use crate::procfs::{Area, parse_maps};
+use crate::procfs::{Area, parse_maps, shown};
 use crate::regular::device;
 use crate::rounds::{Left, seed};
 use crate::session::Session;
@@ -140,9 +140,10 @@ impl Objects {
             return Err(io::Error::from(ErrorKind::NotFound)).of(pid, what());
         }
         let id = SpaceId(self.next);
-        let Ok(name) = String::from_utf8(name.to_vec()) else {
-            let name = String::from_utf8_lossy(name);
-            return refuse(pid, found, &name, "has a name that is no text, which cannot be moved yet");
+        // What maps has is ambiguous where there is a backslash.
+        let link = fs::read_link(path).map(|link| link.into_os_string().into_vec());
+        let Ok(name) = String::from_utf8(link.unwrap_or_else(|_| name.to_vec())) else {
+            return refuse(pid, found, &shown(name), "has a name that is no text, which cannot be moved yet");
         };
         let state = state(&file, id).of(pid, what())?;
         Ok(Object {

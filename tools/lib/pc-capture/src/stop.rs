@@ -5,7 +5,9 @@
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use pc_image::{FdTable, MmState, OpenFile, Record, RoundBegin, SigTable, Sink, TaskState, Thread, Vma};
+use pc_image::{
+    FdTable, MmSettings, MmState, OpenFile, Record, RoundBegin, SigTable, Sink, TaskState, Thread, Vma,
+};
 use pc_trace::{Remote, Tid, Tracees};
 use pc_track::{Hashes, Room};
 
@@ -24,11 +26,12 @@ use crate::session::{Session, descriptors};
 use crate::settings::Settings;
 use crate::task::{self, SIGS, SPACE, TASK};
 use crate::thread::Outside;
-use crate::{machine, sharing, signal, thread};
+use crate::{machine, mm_settings, sharing, signal, thread};
 
 /// All that is not memory.
 struct State {
     mm: MmState,
+    mm_settings: Option<MmSettings>,
     sigs: SigTable,
     files: Vec<OpenFile>,
     table: FdTable,
@@ -128,7 +131,7 @@ impl Session<'_> {
         readable: Readable,
     ) -> Result<State> {
         let guards = scan.found.guards.clone();
-        let Self { target, settings, sink, tracking, figures, cancel, .. } = self;
+        let Self { target, settings, sink, tracking, figures, cancel, vmas, .. } = self;
         let cancel: &AtomicBool = cancel;
         let plan =
             CopyPlan { pid: target.pid, space: SPACE, running: false, patching: Patching::Last, cancel };
@@ -148,7 +151,7 @@ impl Session<'_> {
                 };
                 (copied, micros(began))
             });
-            let state = ask(target, settings, tracees, waits, guards, readable, stop);
+            let state = ask(target, settings, tracees, (waits, vmas), guards, readable, stop);
             let (copied, time) = copying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (state, copied, time)
         });
@@ -163,6 +166,7 @@ impl Session<'_> {
             self.put(Record::File(file))?;
         }
         self.put(Record::MmState(state.mm))?;
+        state.mm_settings.map_or(Ok(()), |settings| self.put(Record::MmSettings(settings)))?;
         self.put(Record::SigTable(state.sigs))?;
         for file in state.files {
             self.put(Record::OpenFile(file))?;
@@ -180,27 +184,31 @@ fn ask(
     target: &mut Target,
     settings: &Settings,
     tracees: &mut Tracees,
-    waits: &Waits,
+    (waits, vmas): (&Waits, &[Vma]),
     guards: Vec<(u64, u64)>,
     readable: Readable,
     stop: &mut StopFigures,
 ) -> Result<State> {
     let began = Instant::now();
     let timers = task::timers(target.pid)?;
-    let told = inside::ask(tracees, &timers)?;
+    let sealed = target.sealed(vmas);
+    let told = inside::ask(tracees, &timers, vmas, &sealed)?;
     let both = told.threads.iter().zip(readable.threads);
     let threads: Result<Vec<Thread>> =
         both.map(|(told, outside)| thread::thread(tracees, TASK, told, outside, waits)).collect();
     let threads = threads?;
     let task = task::state(tracees, &told, &timers, &mut target.files)?;
     let mm = task::mm(target.pid, &target.stat, &told, guards, &mut target.files)?;
+    let own: Vec<_> =
+        told.threads.iter().zip(&threads).map(|(told, own)| (told.tid, own.tid, &told.mm)).collect();
+    let mm_settings = mm_settings::settings(target.pid, &told.mm, &own, told.thp_disable)?;
     stop.registers = micros(began);
     let began = Instant::now();
     let captured = descriptors(target, settings, true, readable.descriptors)?;
     stop.descriptors = micros(began);
     target.connections.keep(captured.taken);
     let sigs = signal::table(SIGS, &told.actions);
-    Ok(State { mm, sigs, files: captured.files, table: captured.table, task, threads })
+    Ok(State { mm, mm_settings, sigs, files: captured.files, table: captured.table, task, threads })
 }
 
 /// Where remote calls work on the main stack: those pages are copied when that is over.

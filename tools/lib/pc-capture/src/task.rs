@@ -7,7 +7,7 @@ use pc_image::{
 };
 use pc_trace::Tracees;
 
-use crate::error::{Context, Result, unsupported};
+use crate::error::{Context, Result};
 use crate::file::Files;
 use crate::inside::Told;
 use crate::procfs::{self, Stat, Status, TimerEntry, parse_timers};
@@ -33,9 +33,7 @@ pub(crate) fn task(pid: i32, status: &Status, stat: &Stat, tids: Vec<u32>) -> Ta
         sid: innermost(&status.ns_sid),
         exit_signal: stat.exit_signal as u8,
         tids,
-        comm: procfs::read(pid, "comm")
-            .map(|name| name.trim_end_matches('\n').as_bytes().to_vec())
-            .unwrap_or_default(),
+        comm: procfs::name(pid, pid).unwrap_or_default(),
     }
 }
 
@@ -130,7 +128,7 @@ fn number(pid: i32, name: &str, radix: u32) -> Result<i64> {
 }
 
 /// /proc/PID/limits: a line for each, in the order of their numbers, values at fixed columns.
-fn rlimits(text: &str) -> Vec<(u64, u64)> {
+pub(crate) fn rlimits(text: &str) -> Vec<(u64, u64)> {
     let value = |word: &str| word.parse().unwrap_or(u64::MAX);
     text.lines()
         .skip(1)
@@ -149,13 +147,6 @@ pub(crate) fn mm(
     guards: Vec<(u64, u64)>,
     files: &mut Files,
 ) -> Result<MmState> {
-    if told.thp_disable > 1 {
-        return unsupported(
-            pid,
-            None,
-            "it has huge pages disabled except where advised, which cannot be moved yet",
-        );
-    }
     Ok(MmState {
         space: SPACE,
         start_code: stat.start_code,

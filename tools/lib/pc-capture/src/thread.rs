@@ -80,6 +80,7 @@ pub(crate) fn thread(
     let mut regs = tracees.regs(tid)?;
     let (restart, call) = waits.restart(tid, &regs);
     regs.orig_rax = call;
+    runs_64_bit(tracees.pid(), tid, &regs)?;
     let mut extended = tracees.xstate(tid)?;
     extended.truncate(xstate::used_len(&extended));
     let rseq = tracees.rseq(tid)?;
@@ -104,11 +105,16 @@ pub(crate) fn thread(
 }
 
 fn comm(pid: i32, tid: Tid) -> Result<Vec<u8>> {
-    let mut name = procfs::read_bytes(pid, &format!("task/{tid}/comm")).of(tid, "reading its name")?;
-    if name.last() == Some(&b'\n') {
-        name.pop();
+    procfs::name(pid, tid).of(tid, "reading its name")
+}
+
+/// Refuses a thread in a segment of 32-bit or 16-bit code, also of a program that is otherwise 64-bit.
+fn runs_64_bit(pid: i32, tid: Tid, regs: &pc_trace::Regs) -> Result<()> {
+    const USER_CS: u64 = 0x33; // arch/x86/include/asm/segment.h
+    if regs.cs == USER_CS {
+        return Ok(());
     }
-    Ok(name)
+    unsupported(pid, None, format!("its thread {tid} runs 32-bit code, which cannot be moved yet"))
 }
 
 fn words(r: &pc_trace::Regs) -> Regs {

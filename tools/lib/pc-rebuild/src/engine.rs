@@ -25,8 +25,8 @@ use crate::settings::{Notices, Settings, Stage, Stages};
 use crate::tcp::Connections;
 use crate::thread::Tids;
 use crate::{
-    cgroup, clocks, creds, external, fdtable, file, machine, namespace, openfile, shortage, signal, task,
-    thread,
+    cgroup, clocks, creds, external, fdtable, file, machine, mm_settings, namespace, openfile, shortage,
+    signal, task, thread,
 };
 
 /// Restores the process that `source` describes. Must be called on a thread that lives as long as the process is not to
@@ -500,6 +500,7 @@ impl Finisher<'_> {
         task::surroundings(self.newborn, image, state)?;
         task::mm(self.newborn, image, mm)?;
         memory::guard(self.newborn, image, &mm.guards)?;
+        mm_settings::keys(&mut self.newborn.husk, image)?;
         memory::lock(self.newborn, image)?;
         times.apply += lap.take();
         let (built, later) = namespace::in_network(&self.settings.join, || {
@@ -513,6 +514,8 @@ impl Finisher<'_> {
         let wanted: Vec<u32> = image.threads.keys().copied().collect();
         let tids = thread::follow(&mut self.newborn.husk, task.pid, &wanted)?;
         thread::equip(&mut self.newborn.husk, &tids, &image.threads, state.personality)?;
+        task::lock_future(&mut self.newborn.husk, mm)?;
+        mm_settings::settle(&mut self.newborn.husk, image, &tids)?;
         task::timers(&mut self.newborn.husk, state)?;
         let threads =
             namespace::credentials(image.namespaces.as_ref(), &self.settings.join, image.threads.clone())?;
@@ -524,6 +527,7 @@ impl Finisher<'_> {
         }
         self.restrain(&tids, &threads, notices)?;
         task::mm_last(&mut self.newborn.husk, mm, notices)?;
+        mm_settings::restrain(&mut self.newborn.husk, image)?;
         times.threads = lap.take();
         Ok(later)
     }

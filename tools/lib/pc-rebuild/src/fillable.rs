@@ -41,8 +41,9 @@ impl Fillable {
     }
 
     pub fn takes(&self, vma: &Vma) -> bool {
-        let huge = vma.flags & vma_flag::HUGEPAGE != 0;
-        self.filler.is_some() && matches!(vma.backing, Backing::Anonymous) && !huge
+        // Nor can a userfaultfd have what may be dropped.
+        let other = vma.flags & (vma_flag::HUGEPAGE | vma_flag::DROPPABLE) != 0;
+        self.filler.is_some() && matches!(vma.backing, Backing::Anonymous) && !other
     }
 
     pub fn add(&mut self, vmas: &[&Vma]) -> Result<(), RebuildError> {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pc_image::{
-    Cgroup, Clocks, FdTable, File, FileId, Machine, MapChange, MmState, OpenFile, OpenFileId, Record,
-    SigTable, SpaceId, SpaceKind, Task, TaskId, TaskNamespaces, TaskProc, TaskState, Thread, Vma,
+    Cgroup, Clocks, FdTable, File, FileId, Machine, MapChange, MmSettings, MmState, OpenFile, OpenFileId,
+    Record, SigTable, SpaceId, SpaceKind, Task, TaskId, TaskNamespaces, TaskProc, TaskState, Thread, Vma,
 };
 
 use crate::error::{RebuildError, missing};
@@ -22,6 +22,7 @@ pub struct Image {
     pub files: BTreeMap<FileId, File>,
     pub vmas: BTreeMap<u64, Vma>,
     pub mm_state: Option<MmState>,
+    pub mm_settings: Option<MmSettings>,
     pub sig_table: Option<SigTable>,
     pub task_state: Option<TaskState>,
     pub namespaces: Option<TaskNamespaces>,
@@ -70,6 +71,7 @@ impl Image {
                 self.files.insert(f.id, f);
             }
             Record::MmState(m) => self.mm_state = Some(m),
+            Record::MmSettings(m) => self.mm_settings = Some(m),
             Record::SigTable(t) => self.sig_table = Some(t),
             Record::TaskState(t) => self.task_state = Some(t),
             Record::Thread(t) => {

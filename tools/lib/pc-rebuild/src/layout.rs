@@ -21,12 +21,18 @@ pub struct Mapping {
 
 /// Our own mappings.
 pub fn own_mappings() -> io::Result<Vec<Mapping>> {
-    Ok(parse_maps(&fs::read_to_string("/proc/self/maps")?))
+    mappings("self")
 }
 
 /// The mappings of a process.
 pub fn mappings_of(pid: i32) -> io::Result<Vec<Mapping>> {
-    Ok(parse_maps(&fs::read_to_string(format!("/proc/{pid}/maps"))?))
+    mappings(pid)
+}
+
+/// Paths need not be text, and do not matter here.
+fn mappings(who: impl std::fmt::Display) -> io::Result<Vec<Mapping>> {
+    let text = fs::read(format!("/proc/{who}/maps"))?;
+    Ok(parse_maps(&String::from_utf8_lossy(&text)))
 }
 
 fn parse_maps(text: &str) -> Vec<Mapping> {

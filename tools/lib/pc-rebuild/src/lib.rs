@@ -31,6 +31,7 @@ mod layout;
 mod machine;
 mod mapping;
 mod memory;
+mod mm_settings;
 mod namespace;
 mod newborn;
 mod openfile;

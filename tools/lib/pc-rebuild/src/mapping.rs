@@ -27,6 +27,9 @@ const ADVICE: [(u32, i32); 8] = [
     (vma_flag::RANDOM, libc::MADV_RANDOM),
 ];
 
+/// `MAP_DROPPABLE` of Linux 6.11, in place of `MAP_PRIVATE`.
+const MAP_DROPPABLE: i32 = 8;
+
 /// Mappings that every process has by birth.
 pub fn by_kernel(backing: &Backing) -> bool {
     matches!(backing, Backing::Vdso | Backing::Vvar | Backing::VvarVclock | Backing::Vsyscall)
@@ -58,6 +61,7 @@ pub fn map_all(newborn: &mut Newborn, image: &Image, vmas: &[&Vma]) -> Result<()
             entry.insert(opened.len());
             opened.push(match key.0 {
                 Shown::File(file) => file::open(&image.place, image.file(file)?, flags)?,
+                Shown::Object(space) if key.1 => image.objects.first(space)?,
                 Shown::Object(space) => image.objects.open(space, flags)?,
             });
         }
@@ -72,6 +76,11 @@ pub fn map_all(newborn: &mut Newborn, image: &Image, vmas: &[&Vma]) -> Result<()
     let calls: Vec<Call> = whole.iter().map(|vma| mmap(vma, fd_of(vma).unwrap_or(-1))).collect();
     let results = newborn.husk.batch(pid, &calls)?;
     for (vma, result) in whole.iter().zip(results) {
+        if vma.flags & vma_flag::DROPPABLE != 0 && -result == i64::from(libc::EINVAL) {
+            let why =
+                "it has memory that may be dropped (MAP_DROPPABLE), which the kernel here does not have";
+            return Err(RebuildError::Unsupported(why.into()));
+        }
         let got = raw_ok(result, || format!("mapping {:x}-{:x}", vma.start, vma.end))?;
         if got != vma.start {
             return Err(RebuildError::Contradiction(format!("{:x} was mapped at {got:x}", vma.start)));
@@ -107,10 +116,19 @@ fn take_apart(newborn: &mut Newborn, group: &[&Vma]) -> Result<(), RebuildError>
     let memory = ProcMem::open(pid).what("opening the memory of the process")?;
     memory.write(start, &[0]).what("touching a mapping")?;
     let mut calls = vec![Call::new(libc::SYS_madvise, [start, PAGE_SIZE, libc::MADV_DONTNEED as u64])];
-    let protect = |v: &&Vma| Call::new(libc::SYS_mprotect, [v.start, v.end - v.start, u64::from(v.prot)]);
-    calls.extend(group.iter().filter(|v| v.prot != 0).map(protect));
+    calls.extend(group.iter().filter(|v| v.prot != 0).map(|v| protect(v)));
     newborn.husk.batch_ok(pid, &calls).what("protecting mappings")?;
     Ok(())
+}
+
+/// Sets the protection of a mapping, as far as that is done before the end.
+pub fn protect(vma: &Vma) -> Call {
+    Call::new(libc::SYS_mprotect, [vma.start, vma.end - vma.start, early_prot(vma)])
+}
+
+/// What may only be executed may be read, too, until protection keys are set: the kernel would take one for it.
+fn early_prot(vma: &Vma) -> u64 {
+    u64::from(if vma.prot == prot::EXEC { prot::READ | prot::EXEC } else { vma.prot })
 }
 
 /// What a mapping is made of.
@@ -135,7 +153,11 @@ fn file_key(vma: &Vma) -> Option<(Shown, bool)> {
 pub fn mmap(vma: &Vma, fd: i32) -> Call {
     let mut flags = libc::MAP_FIXED_NOREPLACE;
     let mut offset = 0;
-    flags |= if vma.flags & vma_flag::SHARED != 0 { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+    flags |= match vma.flags {
+        flags if flags & vma_flag::SHARED != 0 => libc::MAP_SHARED,
+        flags if flags & vma_flag::DROPPABLE != 0 => MAP_DROPPABLE,
+        _ => libc::MAP_PRIVATE,
+    };
     if vma.flags & vma_flag::GROWSDOWN != 0 {
         flags |= libc::MAP_GROWSDOWN;
     }
@@ -150,7 +172,7 @@ pub fn mmap(vma: &Vma, fd: i32) -> Call {
         _ => flags |= libc::MAP_ANONYMOUS,
     }
     let len = vma.end - vma.start;
-    Call::new(libc::SYS_mmap, [vma.start, len, u64::from(vma.prot), flags as u64, fd as i64 as u64, offset])
+    Call::new(libc::SYS_mmap, [vma.start, len, early_prot(vma), flags as u64, fd as i64 as u64, offset])
 }
 
 /// Sets what madvise(2) and names set.

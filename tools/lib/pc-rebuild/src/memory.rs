@@ -8,7 +8,7 @@ use crate::error::{Context, RebuildError};
 use crate::fillable::Fillable;
 use crate::image::Image;
 use crate::kept::Part;
-use crate::mapping::{advise, by_kernel, map_all, refuse_odd};
+use crate::mapping::{advise, by_kernel, map_all, protect, refuse_odd};
 use crate::newborn::Newborn;
 use crate::writers::{How, Segment, Writers};
 use crate::{join, layout};
@@ -49,6 +49,7 @@ impl Memory {
             .collect();
         newborn.husk.batch_ok(pid, &unmap).what("unmapping")?;
         let ours: Vec<&Vma> = change.map.iter().filter(|v| !by_kernel(&v.backing)).collect();
+        enough_mappings(image.vmas.len())?;
         for vma in &ours {
             refuse_odd(vma, newborn.reserved)?;
         }
@@ -62,11 +63,7 @@ impl Memory {
     }
 
     fn modify(&mut self, newborn: &mut Newborn, vmas: &[Vma]) -> Result<(), RebuildError> {
-        let calls: Vec<Call> = vmas
-            .iter()
-            .filter(|v| !by_kernel(&v.backing))
-            .map(|v| Call::new(libc::SYS_mprotect, [v.start, v.end - v.start, u64::from(v.prot)]))
-            .collect();
+        let calls: Vec<Call> = vmas.iter().filter(|v| !by_kernel(&v.backing)).map(protect).collect();
         newborn.husk.batch_ok(newborn.husk.pid(), &calls).what("changing the protection of mappings")?;
         advise(newborn, vmas.iter().filter(|v| !by_kernel(&v.backing)))
     }
@@ -133,6 +130,18 @@ impl Memory {
         self.settle()?;
         self.touched = true;
         self.fillable.end()
+    }
+}
+
+/// Refuses more mappings than a process may have here, with those that building it takes (mremap(2) wants some free).
+fn enough_mappings(count: usize) -> Result<(), RebuildError> {
+    const SPARE: usize = 8;
+    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+    match text.trim().parse::<usize>() {
+        Ok(most) if count + SPARE > most => Err(RebuildError::Unsupported(format!(
+            "it has {count} mappings, and {most} are allowed here (vm.max_map_count), {SPARE} of which it takes to build it"
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -13,6 +13,7 @@ use pc_trace::{Call, Husk, Scratch};
 
 use crate::clocks::Offsets;
 use crate::error::{Context, RebuildError};
+use crate::fdtable::words;
 use crate::layout::{KERNEL_MAPS, KernelMaps, TASK_SIZE, find_hole, own_mappings};
 use crate::settings::Settings;
 
@@ -112,6 +113,7 @@ pub fn make(settings: &Settings, pid: u32, vmas: &[Vma], new_session: bool) -> R
     let mut newborn =
         Newborn { husk, socket, husk_socket: HUSK_SOCKET, init, reserved, vdso: (0, 0), clocks: None };
     newborn.forget_threads_state()?;
+    newborn.raise_limits()?;
     newborn.empty(&kernel)?;
     newborn.place_kernel_maps(&kernel.moved_to(base + SCRATCH), vmas)?;
     Ok(newborn)
@@ -153,13 +155,16 @@ fn born(
 
 /// Who has a pid: a process, a thread, or a process group or session of that number.
 pub fn holder_of(pid: u32) -> Option<String> {
-    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let text = |name: &str| {
+        fs::read(format!("/proc/{pid}/{name}")).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let comm = text("comm").ok()?;
+    let status = text("status").unwrap_or_default();
     let line = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).map(str::trim);
     let stopped = line("State:").is_some_and(|s| s.starts_with('T'));
     let thread = line("Tgid:").filter(|t| *t != pid.to_string()).map(|t| format!(", a thread of {t}"));
     let state = if stopped { ", which is stopped (the original?)" } else { "" };
-    Some(format!("“{}”{}{state}", comm.trim(), thread.unwrap_or_default()))
+    Some(format!("“{}”{}{state}", comm.trim().escape_debug(), thread.unwrap_or_default()))
 }
 
 /// A husk as the child of a new namespace's init.
@@ -201,6 +206,27 @@ impl Newborn {
             calls.push(Call::new(libc::SYS_rseq, [addr, u64::from(len), UNREGISTER, u64::from(sig)]));
         }
         self.husk.batch_ok(pid, &calls)?;
+        Ok(())
+    }
+
+    /// Nothing that was set for us alone is in the way while it is built. Its own limits are set at the end.
+    fn raise_limits(&mut self) -> Result<(), RebuildError> {
+        const OF_MEMORY: [(Resource, u32); 4] = [
+            (Resource::RLIMIT_AS, libc::RLIMIT_AS),
+            (Resource::RLIMIT_DATA, libc::RLIMIT_DATA),
+            (Resource::RLIMIT_STACK, libc::RLIMIT_STACK),
+            (Resource::RLIMIT_MEMLOCK, libc::RLIMIT_MEMLOCK),
+        ];
+        let mut calls = Vec::new();
+        for (resource, number) in OF_MEMORY {
+            let (soft, hard) = getrlimit(resource).what("reading our limits")?;
+            if soft < hard {
+                let limit = self.husk.put(&words(&[hard, hard]))?;
+                calls.push(Call::new(libc::SYS_prlimit64, [0, u64::from(number), limit, 0]));
+            }
+        }
+        self.husk.batch_ok(self.husk.pid(), &calls).what("raising limits")?;
+        self.husk.reset();
         Ok(())
     }
 

@@ -7,10 +7,10 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 
-use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Whence, lseek};
-use pc_image::{Item, OpenFile, PAGE_SIZE, Pages, Patches, Record, ShmFile, ShmState, SpaceId};
+use pc_image::{Item, OpenFile, OpenFileKind, PAGE_SIZE, Pages, Patches, Record, ShmFile, ShmState, SpaceId};
 
 use crate::error::{Context, RebuildError, missing};
 use crate::image::Image;
@@ -98,6 +98,13 @@ impl Objects {
             .custom_flags(rest | libc::O_CLOEXEC)
             .open(format!("/proc/self/fd/{}", object.file.as_raw_fd()));
         Ok(opened.what_of(|| format!("opening {}", object.name))?.into())
+    }
+
+    /// The description with which it was made. It does not count as one that may write, so that the object can be executed
+    /// (fexecve(3)): so it is what a program has that opened the object no second time.
+    pub fn first(&self, id: SpaceId) -> Result<OwnedFd, RebuildError> {
+        let object = self.all.get(&id).ok_or_else(|| missing("shared memory", id.0))?;
+        Ok(object.file.try_clone().what_of(|| format!("opening {}", object.name))?.into())
     }
 
     /// Owners, permissions and seals, once everything is mapped, opened and filled.
@@ -203,12 +210,32 @@ impl Object {
 
 /// A descriptor as it was, at its offset.
 pub fn build(image: &Image, open: &OpenFile, shm: &ShmFile) -> Result<OwnedFd, RebuildError> {
-    let fd = image.objects.open(shm.space, open.flags as i32)?;
+    let fd = if is_first(image, open, shm) {
+        let first = image.objects.first(shm.space)?;
+        let settable = OFlag::from_bits_truncate(open.flags as i32 & SETTABLE);
+        fcntl(&first, FcntlArg::F_SETFL(settable)).what("setting the flags of shared memory")?;
+        first
+    } else {
+        image.objects.open(shm.space, open.flags as i32)?
+    };
     if shm.offset != 0 && open.flags as i32 & libc::O_PATH == 0 {
         let offset = i64::try_from(shm.offset).unwrap_or(i64::MAX);
         lseek(&fd, offset, Whence::SeekSet).what("seeking in shared memory")?;
     }
     Ok(fd)
+}
+
+/// Status flags that fcntl(2) can set.
+const SETTABLE: i32 = libc::O_APPEND | libc::O_NONBLOCK | libc::O_NOATIME;
+
+/// Whether this is to be the description with which the object was made: the first that can be it.
+fn is_first(image: &Image, open: &OpenFile, shm: &ShmFile) -> bool {
+    const TELLING: i32 = libc::O_ACCMODE | libc::O_PATH | libc::O_DIRECT | libc::O_SYNC | libc::O_ASYNC;
+    let can = |open: &&OpenFile| {
+        let of = matches!(&open.kind, OpenFileKind::Shm(other) if other.space == shm.space);
+        of && open.flags as i32 & TELLING == libc::O_RDWR
+    };
+    image.open_files.values().find(can).is_some_and(|first| first.id == open.id)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::AsFd;
 
 use pc_image::{FileId, MmState, PosixTimer, Task, TaskState, vma_flag};
-use pc_trace::{Call, Husk};
+use pc_trace::{Call, Husk, TraceError};
 
 use crate::error::{Context, RebuildError, raw_ok};
 use crate::fdtable::{send, words};
@@ -153,6 +153,7 @@ pub fn mm(newborn: &mut Newborn, image: &Image, state: &MmState) -> Result<(), R
     const PR_SET_MM_MAP: u64 = 14;
     let exe = image.file(state.exe)?;
     file::judge(&image.place, exe)?;
+    let path = file::path_of(exe).display().to_string();
     let exe = file::open(&image.place, exe, libc::O_RDONLY)?;
     let fd = send(newborn, std::iter::once(exe.as_fd()))?[0];
     let husk = &mut newborn.husk;
@@ -173,32 +174,52 @@ pub fn mm(newborn: &mut Newborn, image: &Image, state: &MmState) -> Result<(), R
         state.auxv.len() as u64 | (fd as u32 as u64) << 32,
     ]);
     let at = husk.put(&map)?;
-    let thp =
-        Call::new(libc::SYS_prctl, [libc::PR_SET_THP_DISABLE as u64, u64::from(state.thp_disable), 0, 0, 0]);
+    let flags = image.mm_settings.as_ref().map_or(0, |settings| settings.thp_flags);
+    let thp = [libc::PR_SET_THP_DISABLE as u64, u64::from(state.thp_disable), u64::from(flags), 0, 0];
     let calls = [
         Call::new(libc::SYS_prctl, [PR_SET_MM, PR_SET_MM_MAP, at, map.len() as u64, 0]),
         Call::new(libc::SYS_close, [fd as u64]),
-        thp,
+        Call::new(libc::SYS_prctl, thp),
     ];
-    husk.batch_ok(husk.pid(), &calls).what("setting the address space's borders and the executable")?;
+    match husk.batch_ok(husk.pid(), &calls) {
+        Err(TraceError::Remote { call, errno: libc::EACCES }) if call == calls[0] => {
+            let why = format!(
+                "{path}: it may not be executed here (its permissions, or a file system mounted with noexec), and it is what \
+                 the process runs"
+            );
+            return Err(RebuildError::Unsupported(why));
+        }
+        Err(TraceError::Remote { call, errno: libc::EINVAL }) if call == calls[2] && flags != 0 => {
+            let why = "it has huge pages disabled except where advised, which the kernel here cannot do";
+            return Err(RebuildError::Unsupported(why.into()));
+        }
+        done => done.what("setting the address space's borders and the executable")?,
+    };
     husk.reset();
     Ok(())
 }
 
-/// `mlockall(2)` for what comes, and dumpability, which credentials change.
+/// Dumpability, which credentials change.
 pub fn mm_last(husk: &mut Husk, state: &MmState, notices: Notices<'_>) -> Result<(), RebuildError> {
     let mut dumpable = u64::from(state.dumpable);
     if dumpable > 1 {
         notices("it could be dumped by root alone; here it cannot be dumped at all");
         dumpable = 0;
     }
-    let mut calls = vec![Call::new(libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, dumpable, 0, 0, 0])];
+    let call = Call::new(libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, dumpable, 0, 0, 0]);
+    husk.call(husk.pid(), call).what("finishing the address space")?;
+    Ok(())
+}
+
+/// `mlockall(2)` for what comes: once everything is mapped, and before limits and credentials, by which it may be one that
+/// could not do so any more.
+pub fn lock_future(husk: &mut Husk, state: &MmState) -> Result<(), RebuildError> {
     if state.lock_future & vma_flag::LOCKED != 0 {
         const MCL_ONFAULT: i32 = 4;
         let onfault = if state.lock_future & vma_flag::LOCKED_ONFAULT != 0 { MCL_ONFAULT } else { 0 };
-        calls.push(Call::new(libc::SYS_mlockall, [(libc::MCL_FUTURE | onfault) as u64]));
+        let call = Call::new(libc::SYS_mlockall, [(libc::MCL_FUTURE | onfault) as u64]);
+        husk.call(husk.pid(), call).what("locking memory that is mapped later")?;
     }
-    husk.batch_ok(husk.pid(), &calls).what("finishing the address space")?;
     Ok(())
 }
 

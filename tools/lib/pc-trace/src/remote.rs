@@ -107,11 +107,30 @@ impl<'a> Remote<'a> {
         self.memory.write(self.boot.frame, &frame).kernel("writing to the stack", pid)?;
         self.code_is_there = true;
         self.memory.write(self.code, &CODE).kernel("writing behind the vDSO's code", pid)?;
-        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
-        let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-        let base = self.boot_call(Call::new(libc::SYS_mmap, [0, len, prot, flags, u64::MAX, 0]))?;
-        self.scratch = Some((base, len));
+        self.scratch = Some((self.map_scratch(len)?, len));
         Ok(())
+    }
+
+    /// Maps the scratch area: where RLIMIT_DATA is used up, as shared memory, which does not count there.
+    fn map_scratch(&mut self, len: u64) -> Result<u64, TraceError> {
+        let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let mmap = |kind: i32| {
+            let flags = (kind | libc::MAP_ANONYMOUS) as u64;
+            Call::new(libc::SYS_mmap, [0, len, prot, flags, u64::MAX, 0])
+        };
+        let short = |error: &TraceError| {
+            matches!(error, TraceError::Remote { errno: libc::ENOMEM | libc::EAGAIN, .. })
+        };
+        match self.boot_call(mmap(libc::MAP_PRIVATE)) {
+            Err(error) if short(&error) => self.boot_call(mmap(libc::MAP_SHARED)).map_err(|error| {
+                let what = format!(
+                    "there is no room for {len} bytes more in its address space, which holding it takes: raise its limits \
+                     first (RLIMIT_AS, RLIMIT_MEMLOCK, vm.max_map_count)"
+                );
+                if short(&error) { TraceError::Unsupported { pid: self.tracees.pid(), what } } else { error }
+            }),
+            mapped => mapped,
+        }
     }
 
     /// One call of the leader, out of the main stack.

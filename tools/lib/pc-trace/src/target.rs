@@ -21,7 +21,7 @@ pub(crate) struct Status {
 impl Status {
     /// Of process or thread `pid`.
     pub fn read(pid: i32) -> io::Result<Self> {
-        fs::read_to_string(format!("/proc/{pid}/status")).map(|text| Self::parse(&text))
+        read(&format!("/proc/{pid}/status")).map(|text| Self::parse(&text))
     }
 
     fn parse(text: &str) -> Self {
@@ -56,6 +56,11 @@ impl Status {
     }
 }
 
+/// A file of /proc. Names and paths in it need not be text, and do not matter here.
+fn read(path: &str) -> io::Result<String> {
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// The bit of a signal in the kernel's masks.
 pub(crate) const fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
@@ -71,7 +76,7 @@ pub(crate) struct Places {
 impl Places {
     /// Reads them from /proc/PID/maps.
     pub fn read(pid: i32) -> Result<Self, TraceError> {
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).kernel("reading the mappings", pid)?;
+        let maps = read(&format!("/proc/{pid}/maps")).kernel("reading the mappings", pid)?;
         let find = |name: &str| {
             let line = maps.lines().rev().find(|line| line.ends_with(name))?;
             let (start, end) = line.split_whitespace().next()?.split_once('-')?;

@@ -17,7 +17,7 @@ pub struct Area {
     pub dev: (u32, u32),
     /// Inode number of the file, 0 = none.
     pub inode: u64,
-    /// Path or name, with the kernel's escapes undone.
+    /// Path or name as the file has it: a newline is `\\012`, and a backslash is not escaped (see [`unescape`]).
     pub name: Vec<u8>,
 }
 
@@ -29,7 +29,7 @@ impl Area {
 
     /// The name as text, for messages.
     pub fn label(&self) -> String {
-        String::from_utf8_lossy(&self.name).into_owned()
+        super::shown(&self.name)
     }
 }
 
@@ -101,28 +101,20 @@ fn parse_line(line: &[u8]) -> Option<Area> {
         offset: hex(offset)?,
         dev: (hex(major)? as u32, hex(minor)? as u32),
         inode: inode.parse().ok()?,
-        name: unescape(&name[blank..]),
+        name: name[blank..].to_vec(),
     })
 }
 
-/// Undoes `\012` and the like.
-fn unescape(name: &[u8]) -> Vec<u8> {
+/// A path with its newlines, which the kernel writes as `\012`. That may also be what the path has: the kernel does not
+/// escape backslashes here.
+pub fn unescape(name: &[u8]) -> Vec<u8> {
+    const NEWLINE: &[u8] = b"\\012";
     let mut out = Vec::with_capacity(name.len());
-    let mut at = 0;
-    while at < name.len() {
-        let octal = name
-            .get(at + 1..at + 4)
-            .filter(|d| name[at] == b'\\' && d.iter().all(|c| (b'0'..=b'7').contains(c)));
-        match octal {
-            Some(d) => {
-                out.push(d.iter().fold(0u32, |n, c| n * 8 + u32::from(c - b'0')) as u8);
-                at += 4;
-            }
-            None => {
-                out.push(name[at]);
-                at += 1;
-            }
-        }
+    let mut rest = name;
+    while let Some(byte) = rest.first() {
+        let escaped = rest.starts_with(NEWLINE);
+        out.push(if escaped { b'\n' } else { *byte });
+        rest = &rest[if escaped { NEWLINE.len() } else { 1 }..];
     }
     out
 }
@@ -141,7 +133,8 @@ mod tests {
     fn a_line_is_split_into_its_fields() {
         let areas = parse_maps(MAPS).unwrap();
         assert_eq!(areas.len(), 4);
-        assert_eq!(areas[0].name, b"/usr/bin/a b\nc");
+        assert_eq!(areas[0].name, b"/usr/bin/a b\\012c");
+        assert_eq!(unescape(&areas[0].name), b"/usr/bin/a b\nc");
         assert_eq!((areas[0].prot, areas[0].shared, areas[0].offset), (1, false, 0x1000));
         assert_eq!((areas[0].dev, areas[0].inode), ((0xfe, 0), 247_774));
         assert!(areas[1].shared && areas[1].prot == 3);

@@ -7,7 +7,7 @@ mod status;
 mod timers;
 
 pub use fdinfo::{FdInfo, WatchInfo};
-pub use maps::{Area, Smaps, parse_maps, parse_smaps};
+pub use maps::{Area, Smaps, parse_maps, parse_smaps, unescape};
 pub use stat::Stat;
 pub use status::Status;
 pub use timers::{TimerEntry, parse_timers};
@@ -24,6 +24,27 @@ pub fn read(pid: i32, name: &str) -> io::Result<String> {
 /// The bytes of `/proc/PID/NAME`.
 pub fn read_bytes(pid: i32, name: &str) -> io::Result<Vec<u8>> {
     read_file(&format!("/proc/{pid}/{name}"))
+}
+
+/// The name of a thread: bytes, of which only a zero is none.
+pub fn name(pid: i32, tid: i32) -> io::Result<Vec<u8>> {
+    let mut name = read_bytes(pid, &format!("task/{tid}/comm"))?;
+    if name.last() == Some(&b'\n') {
+        name.pop();
+    }
+    Ok(name)
+}
+
+/// A name or path for messages: control characters, and bytes that are no text, are written as escapes.
+pub fn shown(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+        }
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+    }
+    text
 }
 
 /// The bytes of a file whose size is not known before, in as few calls as it takes: the kernel gives a page at a time at the most.

@@ -33,6 +33,10 @@ pub struct Status {
     pub no_new_privs: bool,
     /// seccomp mode.
     pub seccomp: u32,
+    /// Bits of an address that count (`ARCH_GET_UNTAG_MASK`): all, without tags.
+    pub untag_mask: u64,
+    /// Size of the address space in bytes.
+    pub vm_size: u64,
     /// The thread has a shadow stack.
     pub shadow_stack: bool,
     /// Number of threads.
@@ -42,7 +46,7 @@ pub struct Status {
 impl Status {
     /// Parses the file.
     pub fn parse(text: &str) -> Self {
-        let mut status = Self::default();
+        let mut status = Self { untag_mask: u64::MAX, ..Self::default() };
         for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
             status.line(key, value.trim());
         }
@@ -64,9 +68,10 @@ impl Status {
             "NSsid" => self.ns_sid = numbers(value),
             "Kthread" => self.kthread = value == "1",
             "Umask" => self.umask = u32::from_str_radix(value, 8).ok(),
-            "RssAnon" | "VmSwap" => {
-                let kib = value.strip_suffix("kB").and_then(|n| n.trim().parse::<u64>().ok());
-                self.anonymous += kib.unwrap_or(0) * 1024;
+            "RssAnon" | "VmSwap" => self.anonymous += bytes(value),
+            "VmSize" => self.vm_size = bytes(value),
+            "untag_mask" => {
+                self.untag_mask = u64::from_str_radix(value.trim_start_matches("0x"), 16).unwrap_or(0);
             }
             "x86_Thread_features" => self.shadow_stack = value.contains("shstk"),
             "CapInh" => self.caps[0] = hex(),
@@ -90,6 +95,12 @@ impl Status {
     pub fn own_pid(&self) -> i32 {
         self.ns_pid.last().copied().unwrap_or(0)
     }
+}
+
+/// A figure in kB.
+fn bytes(value: &str) -> u64 {
+    let kib = value.strip_suffix("kB").and_then(|n| n.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
 }
 
 fn numbers<T: std::str::FromStr>(value: &str) -> Vec<T> {
