@@ -39,7 +39,7 @@ impl Asked {
     }
 
     /// Fails with what it complains of.
-    fn is_the_same(self) {
+    fn ends_the_same(self) {
         let Asked { mut guest, folder } = self;
         guest.signal(Signal::SIGUSR1);
         let code = guest.ended(Duration::from_secs(40));
@@ -89,23 +89,23 @@ fn skip_without_keys() {
 #[test]
 fn settings_of_an_address_space_are_the_same_in_the_copy() {
     skip_without_keys();
-    Asked::start(&["settings"]).moved(by_file).is_the_same();
+    Asked::start(&["settings"]).moved(by_file).ends_the_same();
 }
 
 #[test]
 fn settings_of_an_address_space_are_the_same_in_a_copy_of_a_copy_made_in_rounds() {
     skip_without_keys();
-    Asked::start(&["settings"]).moved(in_rounds).moved(in_rounds).is_the_same();
+    Asked::start(&["settings"]).moved(in_rounds).moved(in_rounds).ends_the_same();
 }
 
 #[test]
 fn a_process_whose_limits_of_memory_are_used_up_is_moved_and_has_them_still() {
-    Asked::start(&["limits"]).moved(by_file).is_the_same();
+    Asked::start(&["limits"]).moved(by_file).ends_the_same();
 }
 
 #[test]
 fn a_memfd_that_could_be_executed_can_be_so_in_the_copy_and_another_cannot() {
-    Asked::start(&["memfd"]).moved(by_file).is_the_same();
+    Asked::start(&["memfd"]).moved(by_file).ends_the_same();
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn names_that_are_no_text_or_look_like_others_are_the_same_in_the_copy() {
     let folder = Folder::new();
     let own = folder.file("").join(OsStr::from_bytes(b"guest\xff\n\\012 (deleted)"));
     fs::copy(program("guest-memory"), &own).expect("a copy");
-    Asked::start_as(&own, folder, &["names"]).moved(in_rounds).moved(by_file).is_the_same();
+    Asked::start_as(&own, folder, &["names"]).moved(in_rounds).moved(by_file).ends_the_same();
 }
 
 fn most_mappings() -> usize {
@@ -124,7 +124,7 @@ fn most_mappings() -> usize {
 #[test]
 fn a_process_with_nearly_as_many_mappings_as_it_may_have_is_moved() {
     let count = most_mappings() - 30;
-    Asked::start(&["mappings", &count.to_string()]).moved(by_file).is_the_same();
+    Asked::start(&["mappings", &count.to_string()]).moved(by_file).ends_the_same();
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_process_with_no_room_for_the_mappings_that_a_move_takes_is_refused_by_name(
     let count = most_mappings() - 4;
     let asked = Asked::start(&["mappings", &count.to_string()]);
     refused(&asked.guest, &["--check"], &["mappings", "vm.max_map_count"]);
-    asked.is_the_same();
+    asked.ends_the_same();
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn secret_memory_is_refused_by_name() {
     }
     let asked = Asked::start(&["secret"]);
     refused(&asked.guest, &["--check"], &["secret memory (memfd_secret)"]);
-    asked.is_the_same();
+    asked.ends_the_same();
 }
 
 #[test]
@@ -227,5 +227,5 @@ fn a_32_bit_program_is_refused_by_name() {
 fn a_thread_in_32_bit_code_is_refused_by_name_at_the_stop_and_goes_on() {
     let asked = Asked::start(&["compat"]);
     refused(&asked.guest, &["--once"], &["runs 32-bit code"]);
-    asked.is_the_same();
+    asked.ends_the_same();
 }

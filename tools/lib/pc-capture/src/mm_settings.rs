@@ -207,7 +207,7 @@ mod tests {
         bytes[..4].copy_from_slice(&0x8003u32.to_le_bytes());
         bytes[8] = 1;
         assert_eq!(policy(&bytes), MemPolicy { mode: 0x8003, nodes: vec![1] });
-        assert!(read_thread(&vec![0; THREAD_ROOM], &[0, 1]).policy.is_none());
+        assert!(read_thread(&[0; THREAD_ROOM], &[0, 1]).policy.is_none());
         assert!(read_thread(&bytes, &[-38, -19]).policy.is_none(), "a kernel without policies");
         assert!(read_thread(&bytes, &[0, 0]).cpuid_faults);
     }
