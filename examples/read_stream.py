@@ -20,6 +20,7 @@ RECORDS = {
     0x13: "SpaceGone", 0x14: "File", 0x15: "ShmState", 0x16: "TaskNamespaces", 0x17: "Cgroup", 0x18: "TaskProc",
     0x20: "MapChange", 0x21: "Zap", 0x22: "ZeroPages", PAGES: "Pages",
     PATCHES: "Patches", 0x30: "MmState", 0x31: "SigTable", 0x32: "TaskState", 0x33: "Thread", 0x34: "MmSettings", 0x40: "FdTable", 0x41: "OpenFile",
+    0x42: "SocketState", 0x43: "Queue",
     COMMIT: "Commit", CANCEL: "Cancel", END: "End",
 }
 
@@ -92,6 +93,13 @@ TcpWindow: snd_wl1 u32, snd_wnd u32, max_window u32, rcv_wnd u32, rcv_wup u32
 TcpOptions: mss u32, scale (u8+u8)?, sack bool, timestamp u32?
 Owned: mode u32, uid u32, gid u32
 UnixState| Unconnected; Listen backlog u32; Pair pair u32, queue [bytes], shutdown u8
+SocketState: file u32, binding [SockOpt], devices [DeviceOption], memberships [Membership], filter [FilterStep], shutdown u8, ended bytes?, socket_file SocketFile?
+DeviceOption: level i32, name i32, device bytes
+Membership: device bytes, group bytes, include bool, sources [bytes]
+FilterStep: code u16, jt u8, jf u8, k u32
+SocketFile| Removed; At path bytes
+Queue: file u32, first u32, datagrams [Datagram]
+Datagram: from Addr?, bytes bytes
 ExternalKind| Terminal; PipeRead; PipeWrite
 """
 INTEGERS = {"u8": "<B", "u16": "<H", "u32": "<I", "u64": "<Q", "i32": "<i", "i64": "<q"}

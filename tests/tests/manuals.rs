@@ -114,3 +114,14 @@ fn the_manual_page_names_every_figure_of_the_statistics() {
         assert!(unknown.is_empty(), "pc-tools(7) does not name {unknown:?}");
     }
 }
+
+#[test]
+fn the_manual_page_names_every_socket_option_that_a_copy_lacks_or_that_is_refused() {
+    use pc_image::sockopt::{Fate, TABLE};
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../man/pc-dump.1")).unwrap();
+    let words: BTreeSet<&str> = page.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let told = |fate: Fate| matches!(fate, Fate::Lost(_) | Fate::Refused);
+    let missing: Vec<_> =
+        TABLE.iter().filter(|o| told(o.fate) && !words.contains(o.label)).map(|o| o.label).collect();
+    assert!(missing.is_empty(), "pc-dump(1) does not name {missing:?}");
+}

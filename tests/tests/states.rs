@@ -33,3 +33,29 @@ fn settings_and_memory_of_every_kind_are_the_same_in_the_copy() {
 fn descriptors_of_every_kind_are_the_same_in_the_copy_and_can_be_used() {
     same_after_a_move("guest-fds", &[], Way::File);
 }
+
+#[test]
+fn every_option_of_every_socket_and_what_waits_in_it_is_the_same_in_the_copy() {
+    same_after_a_move("guest-sockets", &[], Way::File);
+}
+
+#[test]
+fn sockets_are_the_same_in_a_copy_that_was_built_from_rounds() {
+    let folder = Folder::new();
+    let (report, image) = (folder.file("report"), folder.file("image"));
+    let mut command = Command::new(program("guest-sockets"));
+    let mut guest = Guest::start(command.arg(&report).arg(folder.file("")));
+    let ready = folder.file("report.ready");
+    wait_for("the guest is ready", Duration::from_secs(40), || ready.exists());
+    let out = fs::File::create(&image).expect("an image");
+    let mut dump = Command::new(program("pc-dump"));
+    let output =
+        dump.args(["--rounds", "3", "--kill", &guest.arg()]).stdout(out).output().expect("pc-dump runs");
+    assert!(output.status.success(), "{}", pc_tests::said(&output));
+    guest.ended(Duration::from_secs(10));
+    let mut copy = pc_tests::restored(&image, &[]);
+    copy.signal(Signal::SIGUSR1);
+    let code = copy.ended(Duration::from_secs(20));
+    let report = fs::read_to_string(report).unwrap_or_default();
+    assert!(code == Some(0) && report == "OK\n", "exit {code:?}:\n{report}");
+}

@@ -32,7 +32,8 @@ pub struct Inet {
     pub protocol: i32,
     /// What it was doing.
     pub state: InetState,
-    /// Options that differ from a new socket's, in the order in which they are to be set (before bind).
+    /// Options that differ from a new socket's, in the order in which they are to be set: before bind, but for those that
+    /// are set when all else is done ([`crate::sockopt::is_last`]).
     pub options: Vec<SockOpt>,
 }
 
@@ -57,7 +58,8 @@ pub enum InetState {
         /// Peer.
         peer: SocketAddr,
     },
-    /// TCP connection that was not taken along (`--tcp-close`): the copy finds it reset.
+    /// TCP connection that has ended, or was not taken along (`--tcp-close`): the copy finds it reset, or at its end where
+    /// its [`crate::SocketState`] says so.
     Closed {
         /// Own address, for people.
         local: Option<SocketAddr>,

@@ -32,6 +32,8 @@ pub enum Record {
     Thread(Thread),
     FdTable(FdTable),
     OpenFile(OpenFile),
+    SocketState(SocketState),
+    Queue(Queue),
     Commit(Commit),
     Cancel(Cancel),
 }

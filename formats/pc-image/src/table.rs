@@ -128,6 +128,8 @@ table! {
     0x0034 MmSettings = 1;
     0x0040 FdTable = 1;
     0x0041 OpenFile = 1, 2 by OpenFile::lowest_version;
+    0x0042 SocketState = 1;
+    0x0043 Queue = 1;
     0x0070 Commit = 2 [1 => Commit1];
     0x0071 Cancel = 1;
 }

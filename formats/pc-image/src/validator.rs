@@ -5,8 +5,9 @@ use std::hash::Hash;
 
 use crate::writer::range_pages;
 use crate::{
-    Backing, Counts, FdTableId, FileId, MapChange, MmSettings, OpenFileId, OpenFileKind, PAGE_SIZE, Pages,
-    Patches, Ranges, Record, RoundBegin, ShmState, SigTableId, SpaceId, SpaceKind, Task, TaskId,
+    Backing, Counts, FdTableId, FileId, MapChange, Membership, MmSettings, OpenFileId, OpenFileKind,
+    PAGE_SIZE, Pages, Patches, Queue, Ranges, Record, RoundBegin, ShmState, SigTableId, SocketState, SpaceId,
+    SpaceKind, Task, TaskId,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,6 +88,10 @@ pub struct Validator {
     objects: HashMap<SpaceId, Option<u64>>,
     files: Ids<FileId>,
     open_files: HashSet<OpenFileId>,
+    /// Those of them that are sockets.
+    sockets: HashSet<OpenFileId>,
+    /// How many datagrams were said of each.
+    queued: HashMap<OpenFileId, u32>,
     fd_tables: HashMap<FdTableId, Vec<OpenFileId>>,
     sig_tables: HashSet<SigTableId>,
     mm_states: HashSet<SpaceId>,
@@ -240,7 +245,17 @@ impl Validator {
                     _ => {}
                 }
                 self.open_files.insert(file.id);
+                match file.kind {
+                    OpenFileKind::Inet(_) | OpenFileKind::Unix(_) => self.sockets.insert(file.id),
+                    _ => self.sockets.remove(&file.id),
+                };
+                self.queued.remove(&file.id);
             }
+            Record::SocketState(state) => {
+                self.need_socket(state.file)?;
+                check_memberships(state)?;
+            }
+            Record::Queue(queue) => self.queue(queue)?,
             Record::RoundEnd(end) => {
                 if end.number != self.round || end.counts != self.counts {
                     return Err("the counts at the end of a round are not those of the round".to_owned());
@@ -287,6 +302,27 @@ impl Validator {
 
     fn need_task(&self, id: TaskId) -> Result<(), String> {
         if self.tasks.contains_key(&id) { Ok(()) } else { Err("a task that nobody announced".to_owned()) }
+    }
+
+    fn need_socket(&self, id: OpenFileId) -> Result<(), String> {
+        if self.sockets.contains(&id) {
+            Ok(())
+        } else {
+            Err("more about a socket that nobody announced".to_owned())
+        }
+    }
+
+    /// Datagrams begin anew, or go on where they were.
+    fn queue(&mut self, queue: &Queue) -> Result<(), String> {
+        self.need_socket(queue.file)?;
+        let before = self.queued.get(&queue.file).copied().unwrap_or(0);
+        if queue.first != 0 && queue.first != before {
+            return Err(format!("datagram {} where {before} was due", queue.first));
+        }
+        let more = u32::try_from(queue.datagrams.len()).ok();
+        let now = more.and_then(|more| queue.first.checked_add(more)).ok_or("too many datagrams")?;
+        self.queued.insert(queue.file, now);
+        Ok(())
     }
 
     fn need_object(&self, id: SpaceId) -> Result<(), String> {
@@ -442,6 +478,19 @@ impl Validator {
             return Err("a Commit, but a shared memory object has no ShmState".to_owned());
         }
         if self.tasks.is_empty() { Err("a Commit without a task".to_owned()) } else { Ok(()) }
+    }
+}
+
+/// Addresses of one family in each.
+fn check_memberships(state: &SocketState) -> Result<(), String> {
+    let good = |member: &Membership| {
+        matches!(member.group.len(), 4 | 16)
+            && member.sources.iter().all(|source| source.len() == member.group.len())
+    };
+    if state.memberships.iter().all(good) {
+        Ok(())
+    } else {
+        Err("a multicast group that is no address".to_owned())
     }
 }
 

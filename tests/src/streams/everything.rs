@@ -125,7 +125,37 @@ pub fn open_files() -> Vec<Record> {
         OpenFileKind::Shm(ShmFile { space: SpaceId(2), offset: 8 }),
         inet(InetState::Connected(Box::new(connection(local, peer)))),
     ];
-    kinds.into_iter().zip(1..).map(|(kind, id)| open(id, kind)).collect()
+    let files = kinds.into_iter().zip(1..).map(|(kind, id)| open(id, kind));
+    files.chain(beside_sockets(peer)).collect()
+}
+
+/// What is said of sockets beside their records.
+fn beside_sockets(peer: SocketAddr) -> Vec<Record> {
+    let state = SocketState {
+        binding: vec![SockOpt { level: 1, name: 15, value: vec![1, 0, 0, 0] }],
+        devices: vec![DeviceOption { level: 41, name: 17, device: b"eth0".to_vec() }],
+        memberships: vec![Membership {
+            device: b"lo".to_vec(),
+            group: vec![239, 1, 2, 3],
+            include: true,
+            sources: vec![vec![10, 0, 0, 1]],
+        }],
+        filter: vec![FilterStep { code: 6, jt: 0, jf: 0, k: 0xffff }],
+        shutdown: 2,
+        ended: Some(b"unread".to_vec()),
+        ..SocketState::none(OpenFileId(8))
+    };
+    let file = |id, file| SocketState { socket_file: Some(file), ..SocketState::none(OpenFileId(id)) };
+    let datagrams =
+        vec![Datagram { from: Some(peer), bytes: b"first".to_vec() }, Datagram { from: None, bytes: vec![] }];
+    let more = vec![Datagram { from: None, bytes: b"third".to_vec() }];
+    vec![
+        Record::SocketState(state),
+        Record::SocketState(file(12, SocketFile::Removed)),
+        Record::SocketState(file(13, SocketFile::At(b"/run/y".to_vec()))),
+        Record::Queue(Queue { file: OpenFileId(10), first: 0, datagrams }),
+        Record::Queue(Queue { file: OpenFileId(10), first: 2, datagrams: more }),
+    ]
 }
 
 /// What is said of object 2, a sealed memfd of one page and a bit.

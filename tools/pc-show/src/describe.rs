@@ -1,6 +1,6 @@
 //! Things in a few words.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use pc_image::*;
 
@@ -8,7 +8,48 @@ use crate::model::Model;
 use crate::text::plain;
 
 /// An open file description in a few words.
-pub fn describe(model: &Model, kind: &OpenFileKind) -> String {
+pub fn describe(model: &Model, file: &OpenFile) -> String {
+    let beside = model.sockets.get(&file.id).map(describe_beside).unwrap_or_default();
+    let waiting = match model.queues.get(&file.id) {
+        None | Some(0) => String::new(),
+        Some(waiting) => format!(", {waiting} datagrams to be read"),
+    };
+    format!("{}{beside}{waiting}", describe_kind(model, &file.kind))
+}
+
+/// What a socket has beside.
+fn describe_beside(state: &SocketState) -> String {
+    let mut text = String::new();
+    let groups = state.memberships.iter().map(|member| {
+        let group = <[u8; 4]>::try_from(&member.group[..]).map(IpAddr::from);
+        let group = group.or_else(|_| <[u8; 16]>::try_from(&member.group[..]).map(IpAddr::from));
+        group.map_or("?".to_owned(), |group| group.to_string())
+    });
+    let groups: Vec<String> = groups.collect();
+    if !groups.is_empty() {
+        text += &format!(", member of {}", groups.join(", "));
+    }
+    if !state.filter.is_empty() {
+        text += &format!(", filter of {} steps", state.filter.len());
+    }
+    text += match state.shutdown & 3 {
+        0 => "",
+        1 => ", shut down for reading",
+        2 => ", shut down for writing",
+        _ => ", shut down",
+    };
+    if let Some(unread) = &state.ended {
+        text += &format!(", ended with {} bytes to be read", unread.len());
+    }
+    match &state.socket_file {
+        None => {}
+        Some(SocketFile::Removed) => text += ", its file removed",
+        Some(SocketFile::At(path)) => text += &format!(", its file now {}", plain(path)),
+    }
+    text
+}
+
+fn describe_kind(model: &Model, kind: &OpenFileKind) -> String {
     match kind {
         OpenFileKind::Regular(file) => format!("{} at {}", model.path(file.file), file.offset),
         OpenFileKind::Pipe(pipe) => {

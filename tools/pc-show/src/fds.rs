@@ -19,7 +19,7 @@ pub fn write(model: &Model, out: &mut impl Write) -> io::Result<()> {
             let file = model.open_files.get(&fd.file);
             let flags = file.map_or(0, |file| file.flags);
             let cloexec = if fd.cloexec { " (close-on-exec)" } else { "" };
-            let what = file.map_or_else(|| "?".to_owned(), |file| describe(model, &file.kind));
+            let what = file.map_or_else(|| "?".to_owned(), |file| describe(model, file));
             writeln!(out, "{:>5} {:>5} {flags:>7o} {what}{cloexec}", fd.fd, fd.file.0)?;
         }
     }

@@ -160,7 +160,7 @@ fn process(model: &Model, task: &Task) -> Value {
             "fd": fd.fd,
             "file": fd.file.0,
             "cloexec": fd.cloexec,
-            "what": model.open_files.get(&fd.file).map(|file| describe(model, &file.kind)),
+            "what": model.open_files.get(&fd.file).map(|file| describe(model, file)),
         })).collect::<Vec<_>>()).unwrap_or_default(),
     })
 }

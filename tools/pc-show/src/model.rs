@@ -60,6 +60,9 @@ pub struct Model {
     pub threads: BTreeMap<(TaskId, u32), Thread>,
     pub fd_tables: BTreeMap<FdTableId, FdTable>,
     pub open_files: BTreeMap<OpenFileId, OpenFile>,
+    pub sockets: BTreeMap<OpenFileId, SocketState>,
+    /// How many datagrams wait in sockets.
+    pub queues: BTreeMap<OpenFileId, usize>,
     pub commit: Option<Commit>,
     pub cancel: Option<Cancel>,
     pub stream_id: Option<[u8; 16]>,
@@ -176,7 +179,16 @@ impl Model {
             Record::TaskState(state) => drop(self.states.insert(state.task, state)),
             Record::Thread(thread) => drop(self.threads.insert((thread.task, thread.tid), thread)),
             Record::FdTable(table) => drop(self.fd_tables.insert(table.id, table)),
-            Record::OpenFile(file) => drop(self.open_files.insert(file.id, file)),
+            Record::OpenFile(file) => {
+                self.sockets.remove(&file.id);
+                self.queues.remove(&file.id);
+                self.open_files.insert(file.id, file);
+            }
+            Record::SocketState(state) => drop(self.sockets.insert(state.file, state)),
+            Record::Queue(queue) => {
+                let waiting = queue.first as usize + queue.datagrams.len();
+                self.queues.insert(queue.file, waiting);
+            }
             Record::Commit(commit) => self.commit = Some(commit),
             Record::Cancel(cancel) => self.cancel = Some(cancel),
         }

@@ -168,7 +168,7 @@ fn descriptors(model: &Model, out: &mut impl Write) -> io::Result<()> {
     heading(out, all.is_empty(), &format!("{:>8}  DESCRIPTOR", "FD"))?;
     for fd in all.iter().take(SHOWN) {
         let file = model.open_files.get(&fd.file);
-        let what = file.map_or("?".to_owned(), |file| describe(model, &file.kind));
+        let what = file.map_or("?".to_owned(), |file| describe(model, file));
         writeln!(out, "{:>8}  {what}", fd.fd)?;
     }
     if all.len() > SHOWN {

@@ -8,14 +8,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use pc_image::{Fd, FdTable, FdTableId, OpenFile, OpenFileId, OpenFileKind, Owner, rules};
+use pc_image::{Fd, FdTable, FdTableId, OpenFile, OpenFileId, OpenFileKind, Owner, Record, rules};
 use pc_sys::{fcntl, kcmp, pidfd};
 
 use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
 use crate::file::Files;
 use crate::procfs::{FdInfo, shown};
+use crate::socket::Sockets;
 use crate::tcp::Connected;
-use crate::{epoll, eventfd, external, inet, pipe, regular, shm, signalfd, timerfd, unix};
+use crate::{epoll, eventfd, external, inet, pipe, regular, shared_port, shm, signalfd, timerfd, unix};
 
 /// A descriptor as /proc shows it.
 #[derive(Debug)]
@@ -66,6 +67,7 @@ pub(crate) struct Fds<'a> {
     pub pipes: pipe::Pipes,
     pub outside: &'a pipe::Outside,
     pub externals: external::Names,
+    pub sockets: Sockets,
 }
 
 /// The descriptors of a process, as records.
@@ -73,6 +75,8 @@ pub(crate) struct Fds<'a> {
 pub(crate) struct Captured {
     pub table: FdTable,
     pub files: Vec<OpenFile>,
+    /// What is to be said of them beside.
+    pub beside: Vec<Record>,
     /// What cannot be rebuilt.
     pub unsupported: Vec<Unsupported>,
     /// TCP connections that were read, with their own addresses.
@@ -95,15 +99,16 @@ impl<'a> Fds<'a> {
         if !stopped {
             outside.look(pid, &all);
         }
-        let (taken, externals) = (Vec::new(), external::Names::default());
-        Ok(Self { pid, pidfd, files, connected, taken, stopped, all, pipes, outside, externals })
+        let (taken, externals, sockets) = (Vec::new(), external::Names::default(), Sockets::of(pid)?);
+        Ok(Self { pid, pidfd, files, connected, taken, stopped, all, pipes, outside, externals, sockets })
     }
 
     /// Captures all of them. Goes on behind what is unsupported, so that all of it is named.
     pub fn capture(&mut self, id: FdTableId) -> Result<Captured> {
         let all = std::mem::take(&mut self.all);
         let table = FdTable { id, fds: Vec::new() };
-        let mut captured = Captured { table, files: Vec::new(), unsupported: Vec::new(), taken: Vec::new() };
+        let (files, beside, unsupported, taken) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut captured = Captured { table, files, beside, unsupported, taken };
         let mut next = 0;
         for descriptor in &all {
             let cloexec = descriptor.info.flags & libc::O_CLOEXEC as u32 != 0;
@@ -121,9 +126,26 @@ impl<'a> Fds<'a> {
                 Err(other) => return Err(other),
             }
         }
+        captured.unsupported.extend(self.share_ports(&all, &captured.files));
+        captured.beside.extend(self.sockets.states.drain(..).map(Record::SocketState));
+        captured.beside.extend(self.sockets.queues.drain(..).map(Record::Queue));
         self.all = all;
         captured.taken = std::mem::take(&mut self.taken);
         Ok(captured)
+    }
+
+    /// Lets sockets have one port together again. Names those that cannot.
+    fn share_ports(&mut self, all: &[Descriptor], files: &[OpenFile]) -> Vec<Unsupported> {
+        let unclear = shared_port::share(files, &mut self.sockets.states).into_iter();
+        let named = unclear.map(|(file, local)| Unsupported {
+            pid: self.pid,
+            fd: all.iter().find(|descriptor| descriptor.file == file).map(|descriptor| descriptor.fd),
+            mapping: None,
+            what: format!(
+                "a UDP socket that shares {local} with another without SO_REUSEPORT or SO_REUSEADDR on both, which cannot be moved yet"
+            ),
+        });
+        named.collect()
     }
 
     fn open_file(&mut self, descriptor: &Descriptor, all: &[Descriptor]) -> Result<OpenFile> {

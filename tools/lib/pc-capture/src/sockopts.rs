@@ -1,142 +1,217 @@
-//! Options of sockets, as far as they differ from what a new socket has.
+//! Options of sockets, as far as they differ from what a new socket has: by the table of [`pc_image::sockopt`].
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use pc_image::SockOpt;
-use pc_sys::sockopt::getsockopt;
+use pc_image::sockopt::{self, ByteOrder, Fate, SocketOption, Stage};
+use pc_image::{DeviceOption, SockOpt};
+use pc_sys::netlink;
+use pc_sys::sockopt::{device_name, getsockopt_into};
 
-const SO_SNDBUF: i32 = libc::SO_SNDBUF;
-const SO_RCVBUF: i32 = libc::SO_RCVBUF;
+/// Room for any option: a header of IPv6 extensions is 2048 bytes long at most.
+const ROOM: usize = 2048;
 
-/// Options that every socket may have. Buffer sizes come as the kernel tells them: twice what was asked for.
-const SOCKET: [i32; 17] = [
-    libc::SO_REUSEADDR,
-    libc::SO_REUSEPORT,
-    libc::SO_KEEPALIVE,
-    libc::SO_LINGER,
-    libc::SO_BROADCAST,
-    libc::SO_OOBINLINE,
-    libc::SO_DONTROUTE,
-    libc::SO_PRIORITY,
-    libc::SO_MARK,
-    libc::SO_RCVLOWAT,
-    libc::SO_RCVTIMEO,
-    libc::SO_SNDTIMEO,
-    libc::SO_TIMESTAMP,
-    libc::SO_TIMESTAMPNS,
-    libc::SO_BUSY_POLL,
-    libc::SO_ZEROCOPY,
-    libc::SO_BINDTODEVICE,
-];
-const UNIX: [i32; 2] = [libc::SO_PASSCRED, libc::SO_PASSSEC];
-const TCP: [i32; 12] = [
-    libc::TCP_NODELAY,
-    libc::TCP_CORK,
-    libc::TCP_KEEPIDLE,
-    libc::TCP_KEEPINTVL,
-    libc::TCP_KEEPCNT,
-    libc::TCP_SYNCNT,
-    libc::TCP_LINGER2,
-    libc::TCP_DEFER_ACCEPT,
-    libc::TCP_USER_TIMEOUT,
-    libc::TCP_CONGESTION,
-    libc::TCP_FASTOPEN,
-    libc::TCP_NOTSENT_LOWAT,
-];
-const UDP: [i32; 2] = [libc::UDP_CORK, libc::UDP_SEGMENT];
-const IPV4: [i32; 9] = [
-    libc::IP_TOS,
-    libc::IP_TTL,
-    libc::IP_MTU_DISCOVER,
-    libc::IP_RECVERR,
-    libc::IP_PKTINFO,
-    libc::IP_TRANSPARENT,
-    libc::IP_FREEBIND,
-    libc::IP_MULTICAST_TTL,
-    libc::IP_MULTICAST_LOOP,
-];
-const IPV6: [i32; 8] = [
-    libc::IPV6_V6ONLY,
-    libc::IPV6_TCLASS,
-    libc::IPV6_UNICAST_HOPS,
-    libc::IPV6_MTU_DISCOVER,
-    libc::IPV6_RECVERR,
-    libc::IPV6_RECVPKTINFO,
-    libc::IPV6_MULTICAST_HOPS,
-    libc::IPV6_MULTICAST_LOOP,
-];
+/// What a socket is, as far as its options go by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Class {
+    /// `AF_INET` …
+    pub family: i32,
+    /// `SOCK_STREAM` …
+    pub kind: i32,
+    /// `IPPROTO_TCP` …, 0 for a Unix socket.
+    pub protocol: i32,
+}
 
-/// Those of a TCP or UDP socket.
-pub(crate) fn inet(fd: BorrowedFd<'_>, family: i32, protocol: i32) -> Vec<SockOpt> {
-    let (v6, tcp) = (family == libc::AF_INET6, protocol == libc::IPPROTO_TCP);
-    let fresh = socket(
-        if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet },
-        if tcp { SockType::Stream } else { SockType::Datagram },
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    );
-    let fresh = fresh.as_ref().ok().map(AsFd::as_fd);
-    let mut found = Vec::new();
-    collect(fd, fresh, libc::SOL_SOCKET, &SOCKET, &mut found);
-    buffers(fd, fresh, &mut found);
-    collect(fd, fresh, libc::IPPROTO_IP, settable(&IPV4, tcp), &mut found);
-    if v6 {
-        collect(fd, fresh, libc::IPPROTO_IPV6, settable(&IPV6, tcp), &mut found);
+/// The options of a socket.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    pub options: Vec<SockOpt>,
+    pub devices: Vec<DeviceOption>,
+    /// Names of those with which it cannot be moved.
+    pub refused: Vec<&'static str>,
+}
+
+type Value = Option<Vec<u8>>;
+
+/// What new sockets of a network namespace have, read once of each class.
+#[derive(Debug)]
+pub(crate) struct Usual {
+    /// The namespace, where it is not ours.
+    namespace: Option<File>,
+    classes: HashMap<Class, Vec<Value>>,
+    room: Vec<u8>,
+}
+
+impl Usual {
+    pub fn of(namespace: Option<File>) -> Self {
+        Self { namespace, classes: HashMap::new(), room: vec![0; ROOM] }
     }
-    let own: &[i32] = if tcp { &TCP } else { &UDP };
-    collect(fd, fresh, protocol, own, &mut found);
-    found
+
+    /// The options of a socket that differ from those of a new one. `connected`: it is a TCP socket that is or was
+    /// connected.
+    pub fn differing(&mut self, fd: BorrowedFd<'_>, class: Class, connected: bool) -> Options {
+        self.learn(class);
+        let usual = self.classes.get(&class).map(Vec::as_slice).unwrap_or_default();
+        let mut reading = Reading { fd, connected, class, found: Options::default() };
+        for (option, usual) in sockopt::TABLE.iter().zip(usual) {
+            if !is_read(option, class) || option.fate == Fate::Carried(Stage::Unconnected) && connected {
+                continue;
+            }
+            let Ok(len) = getsockopt_into(fd, option.level, option.name, &mut self.room) else { continue };
+            reading.take(option, &self.room[..len], usual.as_deref());
+        }
+        reading.found
+    }
+
+    fn learn(&mut self, class: Class) {
+        if self.classes.contains_key(&class) {
+            return;
+        }
+        let fresh =
+            netlink::within(self.namespace.as_ref().map(AsFd::as_fd), || Ok(fresh(class))).ok().flatten();
+        let room = &mut self.room;
+        let value = |option: &SocketOption| {
+            let fresh = fresh.as_ref().filter(|_| is_read(option, class))?;
+            let len = getsockopt_into(fresh.as_fd(), option.level, option.name, room).ok()?;
+            Some(room[..len].to_vec())
+        };
+        self.classes.insert(class, sockopt::TABLE.iter().map(value).collect());
+    }
 }
 
-/// The kernel keeps a packet's TTL among the multicast options of a TCP connection, and lets nobody set them there: the
-/// last two of the tables.
-fn settable(names: &[i32], tcp: bool) -> &[i32] {
-    &names[..names.len() - if tcp { 2 } else { 0 }]
-}
-
-/// Those of a Unix socket of type `kind`.
-pub(crate) fn unix(fd: BorrowedFd<'_>, kind: i32) -> Vec<SockOpt> {
-    let kind = match kind {
+fn fresh(class: Class) -> Option<OwnedFd> {
+    let family = match class.family {
+        libc::AF_INET6 => AddressFamily::Inet6,
+        libc::AF_INET => AddressFamily::Inet,
+        _ => AddressFamily::Unix,
+    };
+    let kind = match class.kind {
         libc::SOCK_STREAM => SockType::Stream,
         libc::SOCK_DGRAM => SockType::Datagram,
         _ => SockType::SeqPacket,
     };
-    let fresh = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None);
-    let fresh = fresh.as_ref().ok().map(AsFd::as_fd);
-    let mut found = Vec::new();
-    let options: Vec<i32> =
-        SOCKET.iter().chain(&UNIX).copied().filter(|o| *o != libc::SO_BINDTODEVICE).collect();
-    collect(fd, fresh, libc::SOL_SOCKET, &options, &mut found);
-    buffers(fd, fresh, &mut found);
-    found
+    socket(family, kind, SockFlag::SOCK_CLOEXEC, None).ok()
 }
 
-/// Adds the options whose value is not that of a new socket. One that this socket does not have is not told.
-fn collect(
-    fd: BorrowedFd<'_>,
-    fresh: Option<BorrowedFd<'_>>,
-    level: i32,
-    names: &[i32],
-    found: &mut Vec<SockOpt>,
-) {
-    for &name in names {
-        let Ok(value) = getsockopt(fd, level, name, 64) else { continue };
-        let usual = fresh.and_then(|fresh| getsockopt(fresh, level, name, 64).ok());
-        if usual.as_ref() != Some(&value) {
-            found.push(SockOpt { level, name, value });
+fn is_read(option: &SocketOption, class: Class) -> bool {
+    matches!(option.fate, Fate::Carried(_) | Fate::Device(_) | Fate::Refused)
+        && option.of.include(class.family, class.protocol)
+}
+
+/// One socket being read.
+struct Reading<'a> {
+    fd: BorrowedFd<'a>,
+    connected: bool,
+    class: Class,
+    found: Options,
+}
+
+impl Reading<'_> {
+    fn take(&mut self, option: &SocketOption, value: &[u8], usual: Option<&[u8]>) {
+        let differs = usual != Some(value);
+        match option.fate {
+            Fate::Refused if differs && value.iter().any(|byte| *byte != 0) => {
+                self.found.refused.push(option.label);
+            }
+            Fate::Device(order) => self.device(option, order, value),
+            Fate::Carried(_) if self.is_told(option, value, differs) => {
+                if self.counts(option, value) {
+                    self.found.refused.push(option.label);
+                }
+                let (level, name, value) = (option.level, option.name, value.to_vec());
+                self.found.options.push(SockOpt { level, name, value });
+            }
+            _ => {}
+        }
+    }
+
+    fn has(&self, level: i32, name: i32) -> bool {
+        self.found.options.iter().any(|option| (option.level, option.name) == (level, name))
+    }
+
+    /// Whether an option is worth telling. (Those that depend on others stand behind them in the table.)
+    fn is_told(&self, option: &SocketOption, value: &[u8], differs: bool) -> bool {
+        const SNDBUF: i32 = libc::SO_SNDBUF;
+        const RCVBUF: i32 = libc::SO_RCVBUF;
+        const SO_TXREHASH: i32 = 74;
+        match (option.level, option.name) {
+            // The kernel tunes the buffers of a connection, unless they were set (SO_BUF_LOCK: 1 for sending, 2 for
+            // receiving).
+            (libc::SOL_SOCKET, SNDBUF) => differs && (!self.connected || self.lock() & 1 != 0),
+            (libc::SOL_SOCKET, RCVBUF) => differs && (!self.connected || self.lock() & 2 != 0),
+            // Setting a size sets the lock.
+            (libc::SOL_SOCKET, libc::SO_BUF_LOCK) => {
+                differs || self.has(libc::SOL_SOCKET, SNDBUF) || self.has(libc::SOL_SOCKET, RCVBUF)
+            }
+            // IP_TOS changes it.
+            (libc::SOL_SOCKET, libc::SO_PRIORITY) => differs || self.has(libc::IPPROTO_IP, libc::IP_TOS),
+            // Not chosen yet, which nobody can ask for by that number.
+            (libc::SOL_SOCKET, SO_TXREHASH) => differs && value.first() != Some(&u8::MAX),
+            _ => differs,
+        }
+    }
+
+    fn lock(&self) -> i32 {
+        pc_sys::sockopt::getsockopt_int(self.fd, libc::SOL_SOCKET, libc::SO_BUF_LOCK).unwrap_or(0)
+    }
+
+    /// Whether a socket with this option numbers what it sends, by a counter that nothing tells.
+    fn counts(&self, option: &SocketOption, value: &[u8]) -> bool {
+        const SO_TIMESTAMPING_NEW: i32 = 65;
+        const SOF_TIMESTAMPING_OPT_ID: u8 = 1 << 7;
+        match (option.level, option.name) {
+            (libc::SOL_SOCKET, libc::SO_TIMESTAMPING | SO_TIMESTAMPING_NEW) => {
+                value.first().is_some_and(|flags| flags & SOF_TIMESTAMPING_OPT_ID != 0)
+            }
+            (libc::SOL_SOCKET, libc::SO_ZEROCOPY) => {
+                self.connected || self.class.protocol == libc::IPPROTO_UDP
+            }
+            _ => false,
+        }
+    }
+
+    fn device(&mut self, option: &SocketOption, order: ByteOrder, value: &[u8]) {
+        let Ok(value) = <[u8; 4]>::try_from(value) else { return };
+        let index = match order {
+            ByteOrder::Host => u32::from_ne_bytes(value),
+            ByteOrder::Network => u32::from_be_bytes(value),
+        };
+        if index == 0 {
+            return;
+        }
+        match device_name(self.fd, index) {
+            Ok(device) => {
+                self.found.devices.push(DeviceOption { level: option.level, name: option.name, device });
+            }
+            // The device is gone.
+            Err(_) => self.found.refused.push(option.label),
         }
     }
 }
 
-/// Sizes that the program has set itself are locked against the kernel's own tuning (`SO_BUF_LOCK`); others change with
-/// the traffic and are not told. The bits of the lock: 1 for sending, 2 for receiving.
-fn buffers(fd: BorrowedFd<'_>, fresh: Option<BorrowedFd<'_>>, found: &mut Vec<SockOpt>) {
-    let Ok(lock) = getsockopt(fd, libc::SOL_SOCKET, libc::SO_BUF_LOCK, 4) else { return };
-    let bits = lock.first().copied().unwrap_or(0);
-    for (bit, name) in [(1, SO_SNDBUF), (2, SO_RCVBUF)] {
-        if bits & bit != 0 {
-            collect(fd, fresh, libc::SOL_SOCKET, &[name], found);
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+
+    #[test]
+    fn what_was_set_is_told_and_nothing_else() {
+        let class = Class { family: libc::AF_INET, kind: libc::SOCK_DGRAM, protocol: libc::IPPROTO_UDP };
+        let mut usual = Usual::of(None);
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let found = usual.differing(socket.as_fd(), class, false);
+        assert!(
+            found.options.is_empty() && found.refused.is_empty() && found.devices.is_empty(),
+            "{found:?}"
+        );
+        socket.set_ttl(7).unwrap();
+        let lo = 1u32.to_be_bytes();
+        pc_sys::sockopt::setsockopt(socket.as_fd(), libc::IPPROTO_IP, 50, &lo).unwrap();
+        let found = usual.differing(socket.as_fd(), class, false);
+        let option = SockOpt { level: libc::IPPROTO_IP, name: libc::IP_TTL, value: vec![7, 0, 0, 0] };
+        assert_eq!(found.options, [option]);
+        assert_eq!(found.devices, [DeviceOption { level: 0, name: 50, device: b"lo".to_vec() }]);
     }
 }

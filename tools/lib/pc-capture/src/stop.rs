@@ -18,7 +18,7 @@ use crate::figures::{RoundFigures, StopFigures, micros};
 use crate::frozen::Frozen;
 use crate::inside;
 use crate::memory::Span;
-use crate::openfile::{self, Descriptor, is_direct_io};
+use crate::openfile::{self, Captured, Descriptor, is_direct_io};
 use crate::pages::{self, Copied, CopyPlan, Patching};
 use crate::restart::Waits;
 use crate::rounds::{Changes, Pass, Scan};
@@ -34,6 +34,7 @@ struct State {
     mm_settings: Option<MmSettings>,
     sigs: SigTable,
     files: Vec<OpenFile>,
+    beside: Vec<Record>,
     table: FdTable,
     task: TaskState,
     threads: Vec<Thread>,
@@ -171,6 +172,9 @@ impl Session<'_> {
         for file in state.files {
             self.put(Record::OpenFile(file))?;
         }
+        for record in state.beside {
+            self.put(record)?;
+        }
         self.put(Record::FdTable(state.table))?;
         self.put(Record::TaskState(state.task.clone()))?;
         for thread in &state.threads {
@@ -204,11 +208,12 @@ fn ask(
     let mm_settings = mm_settings::settings(target.pid, &told.mm, &own, told.thp_disable)?;
     stop.registers = micros(began);
     let began = Instant::now();
-    let captured = descriptors(target, settings, true, readable.descriptors)?;
+    let mut captured = descriptors(target, settings, true, readable.descriptors)?;
     stop.descriptors = micros(began);
-    target.connections.keep(captured.taken);
+    target.connections.keep(std::mem::take(&mut captured.taken));
     let sigs = signal::table(SIGS, &told.actions);
-    Ok(State { mm, mm_settings, sigs, files: captured.files, table: captured.table, task, threads })
+    let Captured { files, beside, table, .. } = captured;
+    Ok(State { mm, mm_settings, sigs, files, beside, table, task, threads })
 }
 
 /// Where remote calls work on the main stack: those pages are copied when that is over.

@@ -5,7 +5,6 @@
 //! it meanwhile; when the original is ended it is put under repair once more, so that its end says nothing to the peer.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -24,6 +23,7 @@ use crate::inet;
 use crate::openfile::{Descriptor, Fds};
 use crate::resolve::Fate;
 use crate::settings;
+use crate::socket::{PeekAt, foreign_namespace};
 
 /// States of TCP (`include/net/tcp_states.h`).
 pub(crate) const TCP_SYN_SENT: u8 = 2;
@@ -32,14 +32,14 @@ pub(crate) const TCP_CLOSE: u8 = 7;
 pub(crate) const TCP_LISTEN: u8 = 10;
 const TCP_NEW_SYN_RECV: u8 = 12;
 /// Bytes that may wait in the queues of a connection: they share a record with all else of it.
-const MOST: usize = 15 << 20;
+pub(crate) const MOST: usize = 15 << 20;
 
 /// What becomes of connected TCP sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Connected {
     /// They cannot be moved.
     Refused,
-    /// They are found reset by the copy.
+    /// They are found at their end by the copy.
     Closed,
     /// They go on.
     Taken,
@@ -201,13 +201,6 @@ pub(crate) fn mend(pid: i32, pidfd: BorrowedFd<'_>) {
     }
 }
 
-/// The network namespace of a process, unless it is ours.
-fn foreign_namespace(pid: i32) -> io::Result<Option<File>> {
-    let theirs = File::open(format!("/proc/{pid}/ns/net"))?;
-    let ours = fs::metadata("/proc/self/ns/net")?;
-    Ok(Some(theirs).filter(|theirs| theirs.metadata().is_ok_and(|theirs| theirs.ino() != ours.ino())))
-}
-
 fn no_lock<T>(pid: i32, err: io::Error) -> Result<T> {
     match err.raw_os_error() {
         Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::ENOENT) => unsupported(
@@ -328,16 +321,25 @@ fn state(state: u8) -> Option<TcpState> {
     })
 }
 
+/// What a TCP socket may have that getsockopt(2) does not give as an option.
+pub(crate) fn judge_options(fds: &Fds<'_>, d: &Descriptor, socket: BorrowedFd<'_>) -> Result<()> {
+    const TCP_SAVED_SYN: i32 = 28;
+    const TCP_AO_INFO: i32 = 40;
+    // Without room for it a saved SYN is not given away, and there is an error only if there is one.
+    let saved = sockopt::getsockopt(socket, libc::IPPROTO_TCP, TCP_SAVED_SYN, 0);
+    if saved.is_err_and(|err| err.raw_os_error() == Some(libc::EINVAL)) {
+        let what = "a TCP connection with the SYN of its peer saved (TCP_SAVE_SYN) and not fetched";
+        return fds.refuse(d, what.to_owned());
+    }
+    // 64 bytes are more than struct tcp_ao_info_opt has, all zero as it wants them.
+    if sockopt::getsockopt(socket, libc::IPPROTO_TCP, TCP_AO_INFO, 64).is_ok() {
+        return fds.refuse(d, "a TCP socket with keys (TCP-AO), which cannot be moved yet".to_owned());
+    }
+    Ok(())
+}
+
 /// What a connection may have beside what is read.
 fn judge(fds: &Fds<'_>, d: &Descriptor, socket: BorrowedFd<'_>) -> Result<()> {
-    const TCP_ULP: i32 = 31;
-    let above = sockopt::getsockopt(socket, libc::IPPROTO_TCP, TCP_ULP, 16).unwrap_or_default();
-    if above.first().is_some_and(|first| *first != 0) {
-        let name = OsStr::from_bytes(above.split(|byte| *byte == 0).next().unwrap_or_default());
-        let what =
-            format!("a TCP connection with {} in the kernel, which cannot be moved yet", name.display());
-        return fds.refuse(d, what);
-    }
     let own =
         fs::metadata(format!("/proc/{}/ns/net", fds.pid)).of(fds.pid, "looking at its network namespace")?;
     let of = sockopt::network_namespace(socket).of(fds.pid, "asking for a socket's network namespace")?;
@@ -345,6 +347,15 @@ fn judge(fds: &Fds<'_>, d: &Descriptor, socket: BorrowedFd<'_>) -> Result<()> {
         return fds.refuse(d, "a TCP connection in another network namespace than its own".to_owned());
     }
     Ok(())
+}
+
+/// The first bytes that a socket has received, which it keeps.
+pub(crate) fn peek(socket: BorrowedFd<'_>, len: usize) -> io::Result<Vec<u8>> {
+    if len == 0 {
+        return Ok(Vec::new());
+    }
+    let _front = PeekAt::begin(socket, -1)?;
+    tcp_repair::peek(socket, len)
 }
 
 /// A socket under repair; on drop no more.
@@ -397,7 +408,7 @@ impl<'a> UnderRepair<'a> {
     fn queue(&self, queue: Queue, len: usize, ended: bool) -> io::Result<TcpQueue> {
         tcp_repair::choose(self.socket, queue)?;
         let behind = tcp_repair::sequence(self.socket)?;
-        let bytes = tcp_repair::peek(self.socket, len)?;
+        let bytes = peek(self.socket, len)?;
         if bytes.len() != len {
             return Err(io::Error::other(format!("{} bytes in a queue of {len}", bytes.len())));
         }

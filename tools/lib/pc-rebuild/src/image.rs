@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pc_image::{
-    Cgroup, Clocks, FdTable, File, FileId, Machine, MapChange, MmSettings, MmState, OpenFile, OpenFileId,
-    Record, SigTable, SpaceId, SpaceKind, Task, TaskId, TaskNamespaces, TaskProc, TaskState, Thread, Vma,
+    Cgroup, Clocks, Datagram, FdTable, File, FileId, Machine, MapChange, MmSettings, MmState, OpenFile,
+    OpenFileId, Record, SigTable, SocketState, SpaceId, SpaceKind, Task, TaskId, TaskNamespaces, TaskProc,
+    TaskState, Thread, Vma,
 };
 
 use crate::error::{RebuildError, missing};
+use crate::inet::Beside;
 use crate::place::Place;
 use crate::shm::Objects;
 
@@ -33,6 +35,9 @@ pub struct Image {
     pub threads: BTreeMap<u32, Thread>,
     pub fd_table: Option<FdTable>,
     pub open_files: BTreeMap<OpenFileId, OpenFile>,
+    pub sockets: BTreeMap<OpenFileId, SocketState>,
+    /// Datagrams that wait in sockets.
+    pub queues: BTreeMap<OpenFileId, Vec<Datagram>>,
     /// Clock readings with the time at which each arrived, as our own clocks say.
     pub clocks: Vec<(Clocks, crate::clocks::Reading)>,
     pub committed: bool,
@@ -79,7 +84,18 @@ impl Image {
             }
             Record::FdTable(t) => self.fd_table = Some(t),
             Record::OpenFile(o) => {
+                // What was said beside it goes with it.
+                self.sockets.remove(&o.id);
+                self.queues.remove(&o.id);
                 self.open_files.insert(o.id, o);
+            }
+            Record::SocketState(state) => {
+                self.sockets.insert(state.file, state);
+            }
+            Record::Queue(queue) => {
+                let waiting = self.queues.entry(queue.file).or_default();
+                waiting.truncate(queue.first as usize);
+                waiting.extend(queue.datagrams);
             }
             Record::Commit(_) => self.committed = true,
             Record::Cancel(c) => return Err(RebuildError::Cancelled(c.reason)),
@@ -154,6 +170,14 @@ impl Image {
                 self.tasks.len(),
                 second.pid
             ))),
+        }
+    }
+
+    /// What was said of a socket beside its record; `none` is that of one of which nothing was.
+    pub fn beside<'a>(&'a self, file: OpenFileId, none: &'a SocketState) -> Beside<'a> {
+        Beside {
+            more: self.sockets.get(&file).unwrap_or(none),
+            queue: self.queues.get(&file).map_or(&[], Vec::as_slice),
         }
     }
 

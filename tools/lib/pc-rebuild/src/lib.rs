@@ -44,6 +44,7 @@ mod shm;
 mod shortage;
 mod signal;
 mod signalfd;
+mod socket;
 mod task;
 mod tcp;
 mod thread;

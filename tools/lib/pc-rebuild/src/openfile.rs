@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use pc_image::{FdTable, Inet, OpenFile, OpenFileId, OpenFileKind};
+use pc_image::{FdTable, Inet, OpenFile, OpenFileId, OpenFileKind, SockOpt, SocketState};
 use pc_trace::Call;
 use socket2::Socket;
 
@@ -15,21 +15,37 @@ use crate::fdtable::{Built, words};
 use crate::image::Image;
 use crate::newborn::Newborn;
 use crate::settings::{Notices, OnReady, Settings};
+use crate::socket::{Delivery, set_option};
 use crate::tcp::{Connections, Rules};
 use crate::{epoll, eventfd, external, inet, namespace, pipe, regular, shm, signalfd, timerfd, unix};
 
 /// What is left to be done when the process is about to run, and taken back if it never does.
 #[derive(Debug, Default)]
 pub struct AtRelease {
-    /// Bound sockets that are to listen, with their backlogs, and whether `SO_REUSEADDR` is left as it is.
-    pub listen: Vec<(Socket, u32, bool)>,
+    /// Bound sockets that are to listen.
+    pub listen: Vec<Listening>,
+    /// UDP sockets with datagrams that are to wait in them.
+    pub deliveries: Vec<Delivery>,
     /// TCP connections that are to go on.
     pub connections: Connections,
     /// Socket files that binding made; removed on drop.
     pub socket_files: Vec<std::path::PathBuf>,
 }
 
+/// A bound socket that is to listen.
+#[derive(Debug)]
+pub struct Listening {
+    pub socket: Socket,
+    pub backlog: u32,
+    /// Options that it has when it does.
+    pub own: Vec<SockOpt>,
+}
+
 impl AtRelease {
+    fn of(connections: Connections) -> Self {
+        Self { listen: Vec::new(), deliveries: Vec::new(), connections, socket_files: Vec::new() }
+    }
+
     /// Everything is built: the caller does what it wants to, and the addresses are to be there. Gives the time of the
     /// caller's part.
     pub fn ready(&self, settings: &Settings, pid: i32) -> Result<Duration, RebuildError> {
@@ -44,14 +60,14 @@ impl AtRelease {
 
     /// Sockets begin to listen.
     pub fn listen(&mut self) -> Result<(), RebuildError> {
-        for (socket, backlog, reuse) in self.listen.drain(..) {
-            let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-            socket.listen(backlog).what("listening")?;
-            if !reuse {
-                socket.set_reuse_address(false).what("setting SO_REUSEADDR")?;
-            }
+        for Listening { socket, backlog, .. } in &self.listen {
+            socket.listen(i32::try_from(*backlog).unwrap_or(i32::MAX)).what("listening")?;
         }
-        Ok(())
+        // When all of them do, as some may share a port.
+        for Listening { socket, own, .. } in self.listen.drain(..) {
+            own.iter().try_for_each(|option| set_option(&socket, option))?;
+        }
+        self.deliveries.drain(..).try_for_each(|delivery| delivery.finish())
     }
 
     /// The process runs: what was made is its own.
@@ -82,7 +98,8 @@ pub fn build_all(
     notices: Notices<'_>,
 ) -> Result<(Built, AtRelease), RebuildError> {
     let mut built = Built::new();
-    let mut later = AtRelease { listen: Vec::new(), connections, socket_files: Vec::new() };
+    let mut later = AtRelease::of(connections);
+    let none = SocketState::none(OpenFileId(0));
     let sockets = inet_sockets(image);
     sockets.iter().try_for_each(|inet| inet::judge(inet, settings))?;
     later.connections.hold(&sockets)?;
@@ -96,11 +113,15 @@ pub fn build_all(
             OpenFileKind::Epoll(_) => epoll::build()?,
             OpenFileKind::Timer(timer) => timerfd::build(timer)?,
             OpenFileKind::Signal(signal) => signalfd::build(signal)?,
-            OpenFileKind::Inet(socket) => inet::build(socket, settings, &mut later)?,
-            OpenFileKind::Unix(socket) => match unix::build(image, socket, &mut later)? {
-                Some(fd) => fd,
-                None => continue,
-            },
+            OpenFileKind::Inet(socket) => {
+                inet::build(socket, image.beside(open.id, &none), settings, &mut later)?
+            }
+            OpenFileKind::Unix(socket) => {
+                match unix::build(image, socket, image.beside(open.id, &none), &mut later)? {
+                    Some(fd) => fd,
+                    None => continue,
+                }
+            }
             OpenFileKind::Shm(shm) => shm::build(image, open, shm)?,
             OpenFileKind::External(external) => {
                 external::build(open, external, &image.place, settings, notices)?

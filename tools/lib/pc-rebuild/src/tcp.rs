@@ -13,7 +13,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use pc_image::{Inet, SockOpt, TcpConnection, TcpState};
+use pc_image::{Inet, SockOpt, TcpConnection, TcpState, sockopt};
 use pc_sys::nftables::{Ends, NetworkLock};
 use pc_sys::sockopt::{getsockopt_int, setsockopt};
 use pc_sys::tcp_repair::{self, Agreed, Queue, Repair, Window};
@@ -21,13 +21,16 @@ use pc_sys::tcp_segment::{Segment, deliver};
 use socket2::{SockAddr, SockRef, Socket};
 
 use crate::error::{Context, RebuildError};
-use crate::inet::{new, set_options};
+use crate::inet::new;
 use crate::settings::{self, Settings};
+use crate::socket::set_option;
 
 /// How long the addresses may come behind the process.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long the kernel may take to deliver a segment to this very machine.
 const DELIVERY: Duration = Duration::from_secs(1);
+/// The largest segment that `TCP_MAXSEG` takes (include/net/tcp.h); loopback's are larger.
+const MAX_TCP_WINDOW: u32 = 32767;
 const TCP_CLOSE_WAIT: u8 = 8;
 const TCP_CLOSING: u8 = 11;
 
@@ -102,14 +105,16 @@ impl Connections {
         let between = || format!("the TCP connection from {} to {}", tcp.local, tcp.peer);
         tcp_repair::repair(fd, Repair::On).what_of(|| format!("putting {} under repair", between()))?;
         let (last, first): (Vec<_>, Vec<_>) = inet.options.iter().cloned().partition(is_last);
-        set_options(&socket, &first)?;
+        first.iter().try_for_each(|option| set_option(&socket, option))?;
         let transparent = is_transparent(&socket)?;
         set_transparent(&socket, true)?;
         socket.bind(&SockAddr::from(tcp.local)).what_of(|| format!("binding {}", between()))?;
         number(fd, Queue::Receive, tcp.receive.sequence).what("numbering what is received")?;
         number(fd, Queue::Send, tcp.send.sequence.wrapping_sub(1)).what("numbering what is sent")?;
-        // Without it the kernel would go by the smallest segment that there is.
-        tcp_repair::set_mss(fd, tcp.options.mss).what("bounding the segments of a TCP connection")?;
+        // Without it the kernel would go by the smallest segment that there is. It takes no more than this here, and the
+        // true one below.
+        tcp_repair::set_mss(fd, tcp.options.mss.min(MAX_TCP_WINDOW))
+            .what("bounding the segments of a TCP connection")?;
         socket.connect(&SockAddr::from(tcp.peer)).what_of(|| format!("making {} anew", between()))?;
         tcp_repair::set_agreed(fd, &agreed(tcp)).what("setting the options of a TCP connection")?;
         if let Some(clock) = tcp.options.timestamp {
@@ -206,13 +211,13 @@ impl Connection {
             socket.shutdown(std::net::Shutdown::Read).what_of(what)?;
         }
         self.settle_buffers().what_of(what)?;
-        set_options(&self.socket, &self.last)
+        self.last.iter().try_for_each(|option| set_option(&self.socket, option))
     }
 
     /// What the process had written and nobody has sent.
     fn send_rest(&self) -> std::io::Result<()> {
         let rest = sent(&self.tcp).1;
-        make_room(self.socket.as_fd(), libc::SO_SNDBUF, libc::SO_SNDBUFFORCE, self.tcp.send.bytes.len())?;
+        make_room_in(self.socket.as_fd(), libc::SO_SNDBUF, libc::SO_SNDBUFFORCE, self.tcp.send.bytes.len())?;
         put(self.socket.as_fd(), rest)
     }
 
@@ -264,9 +269,8 @@ impl Drop for Connection {
 
 /// Whether an option is set last: repair changes it, or it holds bytes back.
 fn is_last(option: &SockOpt) -> bool {
-    let buffer = [libc::SO_SNDBUF, libc::SO_RCVBUF, libc::SO_REUSEADDR];
-    option.level == libc::SOL_SOCKET && buffer.contains(&option.name)
-        || option.level == libc::IPPROTO_TCP && option.name == libc::TCP_CORK
+    sockopt::is_last(option.level, option.name)
+        || (option.level, option.name) == (libc::SOL_SOCKET, libc::SO_REUSEADDR)
 }
 
 /// Lets a socket have an address that is not this machine's yet, and send from it. (Setting IPv4's option is setting
@@ -332,7 +336,7 @@ fn fill(fd: BorrowedFd<'_>, queue: Queue, pieces: &[&[u8]]) -> std::io::Result<i
         Queue::Send => (libc::SO_SNDBUF, libc::SO_SNDBUFFORCE),
     };
     let before = getsockopt_int(fd, libc::SOL_SOCKET, name)?;
-    make_room(fd, name, force, pieces.iter().map(|piece| piece.len()).sum())?;
+    make_room_in(fd, name, force, pieces.iter().map(|piece| piece.len()).sum())?;
     tcp_repair::choose(fd, queue)?;
     pieces.iter().try_for_each(|piece| put(fd, piece))?;
     Ok(before)
@@ -348,9 +352,14 @@ fn put(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Room for `len` bytes in what a socket receives.
+pub fn make_room(fd: BorrowedFd<'_>, len: usize) -> std::io::Result<()> {
+    make_room_in(fd, libc::SO_RCVBUF, libc::SO_RCVBUFFORCE, len)
+}
+
 /// Room for `len` bytes in small pieces, with what the kernel needs to keep them, where a buffer is smaller. It doubles
 /// what it is asked for.
-fn make_room(fd: BorrowedFd<'_>, name: i32, force: i32, len: usize) -> std::io::Result<()> {
+fn make_room_in(fd: BorrowedFd<'_>, name: i32, force: i32, len: usize) -> std::io::Result<()> {
     let needed = i32::try_from(len + (64 << 10)).unwrap_or(i32::MAX);
     if len == 0 || getsockopt_int(fd, libc::SOL_SOCKET, name)? / 2 >= needed {
         return Ok(());

@@ -4,20 +4,21 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use pc_image::{OpenFile, OpenFileKind, UnixSocket, UnixState};
+use pc_image::{Datagram, OpenFile, OpenFileKind, SocketFile, UnixSocket, UnixState};
+use pc_sys::sockopt::setsockopt;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::error::{Context, RebuildError};
 use crate::fdtable::Built;
 use crate::image::Image;
-use crate::inet::set_options;
-use crate::openfile::AtRelease;
+use crate::inet::Beside;
+use crate::openfile::{AtRelease, Listening};
+use crate::socket::{self, set_options};
 
 /// Makes all pairs, with the messages that wait in them.
 pub fn build_pairs(image: &Image, built: &mut Built) -> Result<(), RebuildError> {
@@ -38,7 +39,8 @@ pub fn build_pairs(image: &Image, built: &mut Built) -> Result<(), RebuildError>
         let sockets = [a, b];
         for (i, (_, socket)) in ends.iter().enumerate() {
             fill(&sockets[1 - i], socket)?;
-            set_options(&sockets[i], &socket.options)?;
+            set_options(&sockets[i], &socket.options, false)?;
+            set_options(&sockets[i], &socket.options, true)?;
         }
         for (i, (_, socket)) in ends.iter().enumerate() {
             shut(&sockets[i], socket)?;
@@ -75,19 +77,14 @@ fn fill(peer: &Socket, socket: &UnixSocket) -> Result<(), RebuildError> {
 
 fn shut(own: &Socket, socket: &UnixSocket) -> Result<(), RebuildError> {
     let UnixState::Pair { shutdown, .. } = socket.state else { return Ok(()) };
-    let how = match shutdown & 3 {
-        1 => Shutdown::Read,
-        2 => Shutdown::Write,
-        3 => Shutdown::Both,
-        _ => return Ok(()),
-    };
-    own.shutdown(how).what("shutting a socket down")
+    socket::shut(own, shutdown)
 }
 
 /// A socket that is no half of a pair.
 pub fn build(
     image: &Image,
     socket: &UnixSocket,
+    beside: Beside<'_>,
     later: &mut AtRelease,
 ) -> Result<Option<OwnedFd>, RebuildError> {
     let backlog = match socket.state {
@@ -96,15 +93,19 @@ pub fn build(
         UnixState::Unconnected => None,
     };
     let made = Socket::new(Domain::UNIX, Type::from(socket.kind), None).what("making a socket")?;
-    set_options(&made, &socket.options)?;
+    set_options(&made, &socket.options, false)?;
     match socket.name.first() {
         None => {}
-        Some(0) => bind(&made, OsStr::from_bytes(&socket.name))?,
-        Some(_) => bind_path(image, &made, socket, later)?,
+        Some(0) => {
+            bind(&made, OsStr::from_bytes(&socket.name))?;
+            send_again(&made, socket, beside.queue)?;
+        }
+        Some(_) => bind_path(image, &made, socket, beside, later)?,
     }
+    socket::finish(&made, beside.more, &socket.options)?;
     if let Some(backlog) = backlog {
         let again = made.try_clone().what("duplicating a socket")?;
-        later.listen.push((again, backlog, true));
+        later.listen.push(Listening { socket: again, backlog, own: Vec::new() });
     }
     Ok(Some(made.into()))
 }
@@ -127,6 +128,7 @@ fn bind_path(
     image: &Image,
     made: &Socket,
     socket: &UnixSocket,
+    beside: Beside<'_>,
     later: &mut AtRelease,
 ) -> Result<(), RebuildError> {
     let name = Path::new(OsStr::from_bytes(&socket.name));
@@ -138,14 +140,95 @@ fn bind_path(
     }
     let dir = working_directory(image)?;
     let path = dir.join(name);
-    remove_stale(&path, socket.kind)?;
+    let now = match &beside.more.socket_file {
+        Some(SocketFile::Removed) => return bind_removed(made, name, socket, beside.queue),
+        Some(SocketFile::At(now)) => dir.join(OsStr::from_bytes(now)),
+        None => path.clone(),
+    };
+    remove_stale(&now, socket.kind)?;
+    if now != path {
+        if path.symlink_metadata().is_ok() {
+            let what = format!(
+                "{} is there, which a socket was bound to before its file was renamed",
+                path.display()
+            );
+            return Err(RebuildError::Unsupported(what));
+        }
+        later.socket_files.push(now.clone());
+    }
     let _there = if name.is_absolute() { None } else { Some(Elsewhere::go(&dir)?) };
     bind(made, name.as_os_str())?;
     later.socket_files.push(path.clone());
-    if let Some((mode, uid, gid)) = socket.file {
-        let what = || format!("setting the owner of {}", path.display());
-        std::os::unix::fs::lchown(&path, Some(uid), Some(gid)).what_of(what)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777)).what_of(what)?;
+    own(&path, socket)?;
+    send_again(made, socket, beside.queue)?;
+    if now != path {
+        fs::rename(&path, &now).what_of(|| format!("renaming {} to {}", path.display(), now.display()))?;
+    }
+    Ok(())
+}
+
+/// Owner and permissions of a socket's file.
+fn own(path: &Path, socket: &UnixSocket) -> Result<(), RebuildError> {
+    let Some((mode, uid, gid)) = socket.file else { return Ok(()) };
+    let what = || format!("setting the owner of {}", path.display());
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid)).what_of(what)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777)).what_of(what)
+}
+
+/// Binds a socket to a path of which there is no file any more: in a file system of its own, so that nothing of this one
+/// is touched, whoever has the path by now.
+fn bind_removed(
+    made: &Socket,
+    name: &Path,
+    socket: &UnixSocket,
+    queue: &[Datagram],
+) -> Result<(), RebuildError> {
+    if !name.is_absolute() {
+        let what = format!("a socket of the relative path {}, whose file was removed", name.display());
+        return Err(RebuildError::Unsupported(what));
+    }
+    let there = || {
+        let what = || format!("binding to {}, whose file was removed", name.display());
+        empty_root().what_of(what)?;
+        fs::create_dir_all(name.parent().unwrap_or(Path::new("/"))).what_of(what)?;
+        bind(made, name.as_os_str())?;
+        own(name, socket)?;
+        send_again(made, socket, queue)?;
+        fs::remove_file(name).what_of(what)
+    };
+    // A thread has a root of its own once it has left the others' mounts.
+    std::thread::scope(|scope| scope.spawn(there).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Gives this thread an empty file system as its root.
+fn empty_root() -> nix::Result<()> {
+    use nix::mount::{MsFlags, mount};
+    const NOTHING: Option<&str> = None;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+    mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NOTHING)?;
+    // It lies over what nobody needs there.
+    mount(Some("none"), "/proc", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, NOTHING)?;
+    nix::unistd::chroot("/proc")?;
+    nix::unistd::chdir("/")
+}
+
+/// Sends what waited in a datagram socket, from one without a name.
+fn send_again(made: &Socket, socket: &UnixSocket, queue: &[Datagram]) -> Result<(), RebuildError> {
+    if queue.is_empty() {
+        return Ok(());
+    }
+    let what = "filling a socket's queue";
+    let sender = Socket::new(Domain::UNIX, Type::from(socket.kind), None).what(what)?;
+    let longest = queue.iter().map(|datagram| datagram.bytes.len()).max().unwrap_or(0);
+    let room = i32::try_from(longest.saturating_add(4096))
+        .unwrap_or(i32::MAX / 2)
+        .saturating_mul(queue.len() as i32);
+    setsockopt(sender.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &room.to_ne_bytes()).what(what)?;
+    sender.set_nonblocking(true).what(what)?;
+    let to = made.local_addr().what(what)?;
+    for datagram in queue {
+        sender.send_to(&datagram.bytes, &to).what(what)?;
     }
     Ok(())
 }

@@ -10,8 +10,10 @@ pub mod cpu;
 pub mod fcntl;
 pub mod kcmp;
 pub mod mem;
+pub mod multicast;
 pub mod netlink;
 pub mod nftables;
+mod packet;
 pub mod pagemap;
 pub mod pidfd;
 pub mod ptrace;
@@ -23,6 +25,7 @@ pub mod startup;
 pub mod tcp_repair;
 pub mod tcp_segment;
 pub mod timerfd;
+pub mod udp_datagram;
 pub mod uffd;
 
 use std::io;
