@@ -82,6 +82,7 @@ fn fdinfo(info: &str, (of, nameless): (&str, bool), who: &mut Who, sample: &mut 
             "ino" if nameless => who.inode(value.trim()),
             "ino" => who.known_inode(value.trim()),
             "Pid" | "NSpid" => who.id(value.trim().parse().unwrap_or(-1)),
+            "flags" if nameless => without_large_file(value.trim()),
             // It goes on, stopped or not.
             "ticks" if ticking => "go on".to_owned(),
             // What is left of the time.
@@ -99,6 +100,14 @@ fn fdinfo(info: &str, (of, nameless): (&str, bool), who: &mut Who, sample: &mut 
         watched.sort();
         sample.note("fdinfo/tfd", of, watched.join("; "));
     }
+}
+
+/// The flags of something that open(2) may have opened anew (a pipe by /proc/PID/fd): it sets `O_LARGEFILE`, which says
+/// nothing about what has no size.
+fn without_large_file(octal: &str) -> String {
+    const O_LARGEFILE: u32 = 0o100000;
+    u32::from_str_radix(octal, 8)
+        .map_or_else(|_| octal.to_owned(), |flags| format!("{:08o}", flags & !O_LARGEFILE))
 }
 
 /// `NUMBER events: … data: … pos:… ino:HEX sdev:HEX`

@@ -259,8 +259,11 @@ pub const ROWS: &[(&str, &[Row])] = &[
             "ptrace/pending",
         ]),
         carried("interval timers, POSIX timers", "with the time that they had left", &[
-            "itimer/REAL", "itimer/VIRTUAL", "itimer/PROF", "timer/time", "timer/overrun", "timers/signal",
+            "itimer/REAL", "itimer/VIRTUAL", "itimer/PROF", "timer/time", "timers/signal",
             "timers/notify", "timers/ClockID", "stat/itrealvalue",
+        ]),
+        lost("how many expirations a POSIX timer's last signal stood for", "no call sets what timer_getoverrun(2) gives", &[
+            "timer/overrun",
         ]),
         carried("being a subreaper", "", &["prctl/CHILD_SUBREAPER"]),
         carried("membarrier registrations", "", &["membarrier"]),
