@@ -14,9 +14,9 @@ const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
 /// What a husk has, by birth or in the user namespace that it has entered.
 pub fn of(pid: i32) -> Result<Creds, RebuildError> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"));
+    let status = fs::read(format!("/proc/{pid}/status"));
     let text = status.what("reading the credentials of the new process")?;
-    Ok(parse(&text))
+    Ok(parse(&String::from_utf8_lossy(&text))) // its name need not be text
 }
 
 fn parse(text: &str) -> Creds {
