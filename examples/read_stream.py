@@ -19,7 +19,8 @@ RECORDS = {
     0x01: "Machine", 0x02: "RoundBegin", 0x03: "RoundEnd", 0x10: "Task", 0x11: "TaskGone", 0x12: "Space",
     0x13: "SpaceGone", 0x14: "File", 0x15: "ShmState", 0x16: "TaskNamespaces", 0x17: "Cgroup", 0x18: "TaskProc",
     0x20: "MapChange", 0x21: "Zap", 0x22: "ZeroPages", PAGES: "Pages",
-    PATCHES: "Patches", 0x30: "MmState", 0x31: "SigTable", 0x32: "TaskState", 0x33: "Thread", 0x34: "MmSettings", 0x40: "FdTable", 0x41: "OpenFile",
+    PATCHES: "Patches", 0x30: "MmState", 0x31: "SigTable", 0x32: "TaskState", 0x33: "Thread", 0x34: "MmSettings",
+    0x35: "TaskSettings", 0x36: "ThreadSettings", 0x37: "TimerDates", 0x40: "FdTable", 0x41: "OpenFile",
     0x42: "SocketState", 0x43: "Queue",
     COMMIT: "Commit", CANCEL: "Cancel", END: "End",
 }
@@ -78,6 +79,10 @@ Creds: uids u32*4, gids u32*4, groups [u32], cap_inheritable u64, cap_permitted 
 SeccompFilter: insns bytes, flags u64
 Seccomp| Disabled; Strict; Filter filters [SeccompFilter]
 Thread: task u32, tid u32, comm bytes, regs u64*27, xstate bytes, restart Restart, sigmask u64, pending [bytes], altstack AltStack, robust_list (u64+u64), rseq Rseq?, clear_child_tid u64, pdeath_signal i32, sched Sched, creds Creds, seccomp Seccomp
+TaskSettings: task u32, membarrier u32, xstate_permitted u64, chooses_timer_ids bool, label bytes?
+Speculation: feature u32, state u32
+ThreadSettings: task u32, tid u32, tsc_trapped bool, cpuid_trapped bool, mce_kill u32?, speculation [Speculation], util_clamp (u32+u32)?, sched_flags u64, personality u32?, rseq_slice bool
+TimerDates: task u32, dates [(i32+u64)]
 Fd: fd u32, file u32, cloexec bool
 FdTable: id u32, fds [Fd]
 Owner: kind i32, pid u32, signal i32

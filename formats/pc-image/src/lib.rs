@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod codec;
+mod controls;
 mod epoll;
 mod error;
 mod eventfd;
@@ -43,6 +44,7 @@ mod validator;
 mod writer;
 
 pub use cgroup::*;
+pub use controls::*;
 pub use epoll::*;
 pub use error::*;
 pub use eventfd::*;

@@ -13,7 +13,7 @@ use std::fmt;
 
 use crate::{
     Backing, ExternalFile, ExternalKind, MapChange, OpenFile, OpenFileId, OpenFileKind, PosixTimer, Record,
-    SpaceId, SpaceKind, Task, TaskId, TaskState, Thread, Vma, vma_flag,
+    Seccomp, SpaceId, SpaceKind, Task, TaskId, TaskState, Thread, Vma, vma_flag,
 };
 
 /// What of a process a refusal is about.
@@ -137,8 +137,26 @@ fn thread(thread: &Thread) -> Option<Refusal> {
     /// `cs` in `struct user_regs_struct`, and its value for 32-bit code (`__USER32_CS`).
     const CS: usize = 17;
     const CODE_32: u64 = 0x23;
-    let what = "runs 32-bit code, which cannot be moved yet";
-    (thread.regs[CS] == CODE_32).then(|| refuse(Subject::Thread(thread.tid), what))
+    let what = if thread.regs[CS] == CODE_32 {
+        "runs 32-bit code, which cannot be moved yet"
+    } else if matches!(&thread.seccomp, Seccomp::Filter(all) if all.iter().any(|it| asks_another(&it.insns)))
+    {
+        "has a seccomp filter that asks another process (SECCOMP_RET_USER_NOTIF), which cannot be moved yet"
+    } else {
+        return None;
+    };
+    Some(refuse(Subject::Thread(thread.tid), what))
+}
+
+/// Whether a seccomp filter may hand calls to another process, which the copy would lack.
+fn asks_another(insns: &[u8]) -> bool {
+    const RETURN: u16 = 0x06;
+    const USER_NOTIF: u32 = 0x7fc0_0000;
+    insns.chunks_exact(8).any(|insn| {
+        let code = u16::from_le_bytes([insn[0], insn[1]]);
+        let value = u32::from_le_bytes([insn[4], insn[5], insn[6], insn[7]]);
+        code == RETURN && value & 0xffff_0000 == USER_NOTIF
+    })
 }
 
 /// Why an open file cannot be made: follows "descriptor N is".

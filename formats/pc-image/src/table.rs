@@ -126,6 +126,9 @@ table! {
     0x0032 TaskState = 1;
     0x0033 Thread = 1;
     0x0034 MmSettings = 1;
+    0x0035 TaskSettings = 1;
+    0x0036 ThreadSettings = 1;
+    0x0037 TimerDates = 1;
     0x0040 FdTable = 1;
     0x0041 OpenFile = 1, 2 by OpenFile::lowest_version;
     0x0042 SocketState = 1;

@@ -232,6 +232,14 @@ impl Validator {
                 self.need_task(thread.task)?;
                 self.threads.insert((thread.task, thread.tid));
             }
+            Record::TaskSettings(settings) => self.need_task(settings.task)?,
+            Record::ThreadSettings(settings) => self.need_task(settings.task)?,
+            Record::TimerDates(dates) => {
+                self.need_task(dates.task)?;
+                if !dates.dates.is_sorted_by(|a, b| a.0 < b.0) {
+                    return Err("dates of timers that are not ascending".to_owned());
+                }
+            }
             Record::FdTable(table) => {
                 if !table.fds.is_sorted_by(|a, b| a.fd < b.fd) {
                     return Err("descriptors that are not ascending".to_owned());

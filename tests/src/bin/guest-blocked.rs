@@ -127,6 +127,29 @@ fn nanosleep_with_remainder() -> Outcome {
     timed(raw(libc::SYS_nanosleep, [at(&spec(timeout() - since())), to, 0, 0, 0, 0]), 0)
 }
 
+/// A call of 32-bit programs, which takes its time from the lower 4 GiB.
+fn nanosleep_by_int_0x80() -> Outcome {
+    const NANOSLEEP: u64 = 162;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT;
+    // SAFETY: a new mapping, which holds the two words.
+    let time = unsafe {
+        let got = libc::mmap(null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+        assert_ne!(got, libc::MAP_FAILED);
+        let left = timeout() - since();
+        got.cast::<[u32; 2]>().write([(left / SECOND) as u32, (left % SECOND) as u32]);
+        got as u64
+    };
+    let mut got = NANOSLEEP;
+    // SAFETY: nanosleep without a place for the remainder; rbx, which holds its argument, is put back.
+    unsafe {
+        std::arch::asm!(
+            "xchg rbx, {time}", "int 0x80", "xchg rbx, {time}",
+            time = inout(reg) time => _, inout("rax") got, in("rcx") 0u64, out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+    }
+    timed_loosely(i64::from(got as i32), 0)
+}
+
 fn clock_nanosleep() -> Outcome {
     let clock = libc::CLOCK_MONOTONIC as u64;
     timed_once(raw(libc::SYS_clock_nanosleep, [clock, 0, at(&spec(timeout() - since())), 0, 0, 0]), 0)
@@ -353,7 +376,8 @@ fn rseq() -> Outcome {
 
 type Case = fn() -> Outcome;
 
-const CASES: [(&str, Case); 24] = [
+const CASES: [(&str, Case); 25] = [
+    ("nanosleep by int 0x80", nanosleep_by_int_0x80),
     ("nanosleep", nanosleep),
     ("nanosleep with remainder", nanosleep_with_remainder),
     ("clock_nanosleep", clock_nanosleep),

@@ -122,9 +122,11 @@ fn registers(tracees: &Tracees, tid: Tid, of: &str, sample: &mut Sample) {
     // EINTR: what SIGSTOP makes of epoll_wait(2) and others (signal(7)), and no move.
     let again = |result: i64| (-516..=-512).contains(&result) || result == -i64::from(libc::EINTR);
     const SYSCALL: [u8; 2] = [0x0f, 0x05];
+    const INT_80: [u8; 2] = [0xcd, 0x80];
     let mut regs = tracees.regs(tid).expect("registers");
     let mut code = [0; 2];
-    let ahead = mem::read_remote(tracees.pid(), regs.rip, &mut code).is_ok() && code == SYSCALL;
+    let ahead =
+        mem::read_remote(tracees.pid(), regs.rip, &mut code).is_ok() && [SYSCALL, INT_80].contains(&code);
     if ahead {
         regs.rip += 2;
     } else if regs.orig_rax as i64 >= 0 && again(regs.rax as i64) {

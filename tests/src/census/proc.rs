@@ -173,6 +173,7 @@ const STAT: &[&str] = &[
 /// Flags of a task that stat shows: `PF_*` of include/linux/sched.h.
 const TASK_FLAGS: &[(u32, &str)] = &[
     (0x40, "FORKNOEXEC"),
+    (0x80, "MCE_PROCESS"),
     (0x100, "SUPERPRIV"),
     (0x400, "SIGNALED"),
     (0x1000, "NPROC_EXCEEDED"),
@@ -333,7 +334,9 @@ fn timers(text: &str, who: &Who, sample: &mut Sample) {
         let value = match value.rsplit_once('.') {
             Some((kind, id)) if name == "notify" => {
                 let id = id.parse().map_or_else(|_| id.to_owned(), |id| who.id(id));
-                format!("{kind}.{id}")
+                // A thread that has ended is told nothing, whatever is shown.
+                let nobody = kind.starts_with("none/") || kind == "signal/tid" && id == "outside";
+                if nobody { "nobody".to_owned() } else { format!("{kind}.{id}") }
             }
             _ => value.to_owned(),
         };

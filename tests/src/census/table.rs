@@ -244,7 +244,7 @@ pub const ROWS: &[(&str, &[Row])] = &[
             "status/SigBlk", "ptrace/signal mask", "stat/blocked", "sigaltstack", "prctl/PDEATHSIG",
         ]),
         carried("address cleared at the end, restartable sequences", "", &["prctl/TID_ADDRESS", "ptrace/rseq"]),
-        carried("memory-error policy, personality", "", &["prctl/MCE_KILL", "stat/flags/MCE_EARLY", "personality"]),
+        carried("memory-error policy, personality", "", &["prctl/MCE_KILL", "stat/flags/MCE_EARLY", "stat/flags/MCE_PROCESS", "personality"]),
         inherited("I/O flusher", "", &["prctl/IO_FLUSHER"]),
         inherited("what prctl(2) has on other machines only", "there is none on x86-64", &[
             "prctl/UNALIGN", "prctl/FPEMU", "prctl/FPEXC", "prctl/TIMING", "prctl/ENDIAN", "prctl/FP_MODE", "prctl/SVE_VL",

@@ -258,6 +258,33 @@ fn mm_settings() -> MmSettings {
     }
 }
 
+/// Controls of [`task`], something in every field.
+fn task_settings() -> TaskSettings {
+    TaskSettings {
+        task: TaskId(0),
+        membarrier: 0x110,
+        xstate_permitted: 1 << 18,
+        chooses_timer_ids: true,
+        label: Some(b"user_u:user_r:user_t:s0".to_vec()),
+    }
+}
+
+/// Controls of its thread 101.
+fn thread_settings() -> ThreadSettings {
+    ThreadSettings {
+        task: TaskId(0),
+        tid: 101,
+        tsc_trapped: true,
+        cpuid_trapped: true,
+        mce_kill: Some(1),
+        speculation: vec![Speculation { feature: 0, state: 8 }],
+        util_clamp: Some((10, 500)),
+        sched_flags: 4,
+        personality: Some(0x0020_0000),
+        rseq_slice: true,
+    }
+}
+
 /// What exists only at the stop, of [`task`].
 pub fn states() -> Vec<Record> {
     let mm = MmState {
@@ -312,6 +339,9 @@ pub fn states() -> Vec<Record> {
         Record::SigTable(SigTable { id: SigTableId(0), actions: vec![SigAction::default(); 64] }),
         Record::TaskState(state),
         Record::FdTable(FdTable { id: FdTableId(0), fds }),
+        Record::TaskSettings(task_settings()),
+        Record::ThreadSettings(thread_settings()),
+        Record::TimerDates(TimerDates { task: TaskId(0), dates: vec![(1, 1_800_000_000_000_000_000)] }),
         Record::Thread(thread(100)),
         Record::Thread(thread(101)),
     ]

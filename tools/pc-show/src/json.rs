@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use pc_image::{
-    Cgroup, File, IdRange, MemPolicy, MmSettings, MmState, NamespaceKind, Task, TaskNamespaces, TaskState,
-    Thread,
+    Cgroup, File, IdRange, MemPolicy, MmSettings, MmState, NamespaceKind, Task, TaskNamespaces, TaskSettings,
+    TaskState, Thread, ThreadSettings,
 };
 use serde_json::{Map, Value, json};
 
@@ -155,7 +155,9 @@ fn process(model: &Model, task: &Task) -> Value {
         "autogroup_nice": proc.map(|proc| proc.autogroup_nice),
         "loginuid": proc.map(|proc| proc.loginuid).filter(|uid| *uid != u32::MAX),
         "state": model.states.get(&task.id).map(|state| state_of(model, state)),
-        "threads": threads.map(thread).collect::<Vec<_>>(),
+        "settings": model.controls.get(&task.id).map(controls),
+        "timer_dates": model.dates.get(&task.id).map(|dates| json!(dates.dates)),
+        "threads": threads.map(|it| thread(it, model.thread_controls.get(&(task.id, it.tid)))).collect::<Vec<_>>(),
         "descriptors": table.map(|table| table.fds.iter().map(|fd| json!({
             "fd": fd.fd,
             "file": fd.file.0,
@@ -199,7 +201,30 @@ fn state_of(model: &Model, state: &TaskState) -> Value {
     })
 }
 
-fn thread(thread: &Thread) -> Value {
+fn controls(settings: &TaskSettings) -> Value {
+    json!({
+        "membarrier": hex(settings.membarrier.into()),
+        "xstate_permitted": hex(settings.xstate_permitted),
+        "chooses_timer_ids": settings.chooses_timer_ids,
+        "label": settings.label.as_ref().map(plain),
+    })
+}
+
+fn thread_controls(settings: &ThreadSettings) -> Value {
+    let speculation = settings.speculation.iter();
+    json!({
+        "tsc_trapped": settings.tsc_trapped,
+        "cpuid_trapped": settings.cpuid_trapped,
+        "mce_kill": settings.mce_kill,
+        "speculation": speculation.map(|it| json!([it.feature, it.state])).collect::<Vec<_>>(),
+        "util_clamp": settings.util_clamp,
+        "sched_flags": settings.sched_flags,
+        "personality": settings.personality.map(|it| hex(it.into())),
+        "rseq_slice": settings.rseq_slice,
+    })
+}
+
+fn thread(thread: &Thread, settings: Option<&ThreadSettings>) -> Value {
     let registers = threads::NAMES.iter().zip(thread.regs);
     let registers: Map<_, _> =
         registers.map(|(name, value)| ((*name).to_owned(), json!(hex(value)))).collect();
@@ -213,5 +238,6 @@ fn thread(thread: &Thread) -> Value {
         "gids": thread.creds.gids,
         "capabilities": hex(thread.creds.cap_effective),
         "nice": thread.sched.nice,
+        "settings": settings.map(thread_controls),
     })
 }

@@ -58,6 +58,12 @@ pub struct Model {
     pub sigs: BTreeMap<SigTableId, SigTable>,
     pub states: BTreeMap<TaskId, TaskState>,
     pub threads: BTreeMap<(TaskId, u32), Thread>,
+    /// Of the last round.
+    pub controls: BTreeMap<TaskId, TaskSettings>,
+    /// Of the last round.
+    pub thread_controls: BTreeMap<(TaskId, u32), ThreadSettings>,
+    /// Of the last round.
+    pub dates: BTreeMap<TaskId, TimerDates>,
     pub fd_tables: BTreeMap<FdTableId, FdTable>,
     pub open_files: BTreeMap<OpenFileId, OpenFile>,
     pub sockets: BTreeMap<OpenFileId, SocketState>,
@@ -122,16 +128,7 @@ impl Model {
         }
         match record {
             Record::Machine(machine) => self.machine = Some(machine),
-            Record::RoundBegin(begin) => self.rounds.push(Round {
-                segment: self.segments.saturating_sub(1),
-                number: begin.number,
-                last: begin.last,
-                clocks: begin.clocks,
-                counts: Counts::default(),
-                patch_bytes: 0,
-                records: 0,
-                ended: false,
-            }),
+            Record::RoundBegin(begin) => self.round(&begin),
             Record::RoundEnd(end) => {
                 if let Some(round) = self.rounds.last_mut() {
                     round.counts = end.counts;
@@ -178,6 +175,11 @@ impl Model {
             Record::SigTable(table) => drop(self.sigs.insert(table.id, table)),
             Record::TaskState(state) => drop(self.states.insert(state.task, state)),
             Record::Thread(thread) => drop(self.threads.insert((thread.task, thread.tid), thread)),
+            Record::TaskSettings(settings) => drop(self.controls.insert(settings.task, settings)),
+            Record::ThreadSettings(settings) => {
+                drop(self.thread_controls.insert((settings.task, settings.tid), settings));
+            }
+            Record::TimerDates(dates) => drop(self.dates.insert(dates.task, dates)),
             Record::FdTable(table) => drop(self.fd_tables.insert(table.id, table)),
             Record::OpenFile(file) => {
                 self.sockets.remove(&file.id);
@@ -192,6 +194,22 @@ impl Model {
             Record::Commit(commit) => self.commit = Some(commit),
             Record::Cancel(cancel) => self.cancel = Some(cancel),
         }
+    }
+
+    fn round(&mut self, begin: &RoundBegin) {
+        self.controls.clear();
+        self.thread_controls.clear();
+        self.dates.clear();
+        self.rounds.push(Round {
+            segment: self.segments.saturating_sub(1),
+            number: begin.number,
+            last: begin.last,
+            clocks: begin.clocks,
+            counts: Counts::default(),
+            patch_bytes: 0,
+            records: 0,
+            ended: false,
+        });
     }
 
     fn map_change(&mut self, change: MapChange) {

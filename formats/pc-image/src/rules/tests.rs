@@ -250,3 +250,10 @@ fn some_thread() -> Thread {
         seccomp: Seccomp::Disabled,
     }
 }
+
+#[test]
+fn a_filter_that_asks_another_process_is_known_by_its_return() {
+    let insn = |code: u16, value: u32| [&code.to_le_bytes()[..], &[0, 0], &value.to_le_bytes()].concat();
+    assert!(asks_another(&[insn(0x20, 0x7fc0_0000), insn(0x06, 0x7fc0_0000)].concat()));
+    assert!(!asks_another(&[insn(0x20, 0x7fc0_0000), insn(0x06, 0x7fff_0000)].concat()));
+}

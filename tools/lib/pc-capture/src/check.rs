@@ -7,7 +7,8 @@ use std::time::Duration;
 use pc_image::Machine;
 use pc_sys::pidfd;
 
-use crate::error::{CaptureError, Context, Result, Unsupported};
+use crate::controls::Probe;
+use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
 use crate::file::Files;
 use crate::foretold::Foretold;
 use crate::memory::{self, Known};
@@ -19,7 +20,7 @@ use crate::report::Report;
 use crate::shm::is_gone;
 use crate::task::FDS;
 use crate::tcp::{self, Connected, Connections};
-use crate::{Settings, beside, machine, namespace, sharing};
+use crate::{Settings, beside, controls, machine, namespace, sharing};
 
 const PF_KTHREAD: u64 = 0x0020_0000;
 
@@ -40,6 +41,8 @@ pub(crate) struct Target {
     pub machine: Machine,
     /// What people should know of the move.
     pub report: Report,
+    /// Tells whether something bars it from others.
+    pub probe: Option<Probe>,
 }
 
 /// Looks the process over.
@@ -76,6 +79,9 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
     bad.append(&mut captured.unsupported);
     bad.extend(files.objects.judge()?);
     bad.extend(tcp::unready(settings, pidfd.as_fd())?);
+    let tids = tids(pid)?;
+    let probe = Probe::new(pid, &pidfd, &status);
+    bad.extend(controls::judge(pid, &tids, probe.as_ref())?);
     if !bad.is_empty() {
         return Err(CaptureError::Unsupported(bad));
     }
@@ -92,7 +98,7 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
     let connections = Connections::prepare(settings)?;
     // Named once more when they are captured, as they may be others then.
     let files = files.anew();
-    Ok(Target { pid, pidfd, status, stat, files, outside, known, connections, machine, report })
+    Ok(Target { pid, pidfd, status, stat, files, outside, known, connections, machine, report, probe })
 }
 
 fn collect<T>(result: Result<T>, bad: &mut Vec<Unsupported>) -> Result<Option<T>> {
@@ -121,6 +127,14 @@ fn may_be_taken(pid: i32, status: &Status, stat: &Stat) -> Result<()> {
         return refused(format!("is a kernel thread ({})", crate::procfs::shown(status.name.as_bytes())));
     }
     if matches!(stat.state, b'Z' | b'X') {
+        let runs = |tid: &i32| Stat::read(*tid).is_ok_and(|stat| !matches!(stat.state, b'Z' | b'X'));
+        if tids(pid).unwrap_or_default().iter().any(runs) {
+            return unsupported(
+                pid,
+                None,
+                "its main thread has ended while others run, which cannot be moved yet",
+            );
+        }
         return refused("has ended already (a zombie)".to_owned());
     }
     if status.tracer != 0 {

@@ -3,6 +3,7 @@
 use pc_image::{Vma, vma_flag};
 use pc_trace::{Call, Remote, Tid, Tracees};
 
+use crate::controls;
 use crate::error::{CaptureError, Result};
 use crate::keyring;
 use crate::mm_settings;
@@ -17,14 +18,18 @@ const PR_GET_CHILD_SUBREAPER: u64 = 37;
 const PR_GET_TID_ADDRESS: u64 = 40;
 const PR_GET_THP_DISABLE: u64 = 42;
 
-/// Calls of a thread before those of `mm_settings`, and before those about its keyrings.
+/// Calls of a thread before those of `mm_settings`, of `controls`, and about its keyrings.
 const THREAD_CALLS: usize = 5;
-const BEFORE_KEYRINGS: usize = THREAD_CALLS + mm_settings::THREAD_CALLS;
-/// Bytes of results of a thread: `stack_t`, the tid address, the parent-death signal, and what `mm_settings` asks for.
-const THREAD_ROOM: usize = BASIC_ROOM + mm_settings::THREAD_ROOM;
-const BASIC_ROOM: usize = 24 + 8 + 8;
+const BEFORE_CONTROLS: usize = THREAD_CALLS + mm_settings::THREAD_CALLS;
+const BEFORE_KEYRINGS: usize = BEFORE_CONTROLS + controls::THREAD_CALLS;
+/// Bytes of results of a thread: `stack_t`, the tid address, the parent-death signal, and what `controls` and `mm_settings` ask for.
+const THREAD_ROOM: usize = CONTROLS_AT + controls::THREAD_ROOM + mm_settings::THREAD_ROOM;
+const CONTROLS_AT: usize = 24 + 8 + 8;
+const MM_AT: usize = CONTROLS_AT + controls::THREAD_ROOM;
 /// `struct itimerval`, `struct itimerspec`.
 const TIMES: usize = 32;
+/// Two `struct timespec`, and what `controls` asks for.
+const MORE: usize = 32 + controls::PROCESS_ROOM;
 
 /// What a thread has told.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +42,7 @@ pub(crate) struct ThreadTold {
     pub securebits: u32,
     pub timer_slack: u64,
     pub mm: mm_settings::ThreadTold,
+    pub controls: controls::ThreadTold,
 }
 
 /// What the process has told.
@@ -56,6 +62,9 @@ pub(crate) struct Told {
     /// `mlockall(MCL_FUTURE)`: flags that new mappings get.
     pub lock_future: u32,
     pub mm: mm_settings::Told,
+    /// The wall clock before and after the timers were asked for. Nanoseconds.
+    pub wall: (u64, u64),
+    pub controls: controls::Told,
 }
 
 /// Where the answers will lie.
@@ -64,19 +73,22 @@ struct Room {
     itimers: u64,
     timers: u64,
     subreaper: u64,
+    /// Two readings of the wall clock, then what `controls` asks for.
+    more: u64,
     threads: u64,
 }
 
-/// Asks all threads. `vmas` are the mappings, `sealed` those of them that are.
+/// Asks all threads. `witness` is a process that they should be able to look into, 0 for none; `vmas` are the mappings, `sealed` those of them that are.
 pub(crate) fn ask(
     tracees: &mut Tracees,
     timers: &[TimerEntry],
+    witness: i32,
     vmas: &[Vma],
     sealed: &[(u64, u64)],
 ) -> Result<Told> {
     let tids = tracees.tids();
     let locked = locked(tracees.pid());
-    let process_room = signal::SIGNALS * signal::ACTION_LEN + (3 + timers.len()) * TIMES + 16;
+    let process_room = signal::SIGNALS * signal::ACTION_LEN + (3 + timers.len()) * TIMES + 16 + MORE;
     let data = (process_room + tids.len() * THREAD_ROOM).max(mm_settings::room_for(vmas.len()));
     let mut remote = tracees.remote(data + 4096)?;
     let room = Room {
@@ -84,10 +96,11 @@ pub(crate) fn ask(
         itimers: remote.space(3 * TIMES)?,
         timers: remote.space(timers.len() * TIMES)?,
         subreaper: remote.space(8)?,
+        more: remote.space(MORE)?,
         threads: remote.space(tids.len() * THREAD_ROOM)?,
     };
     let mut work: Vec<(Tid, Vec<Call>)> =
-        tids.iter().enumerate().map(|(i, tid)| (*tid, thread_calls(room.thread(i)))).collect();
+        tids.iter().enumerate().map(|(i, tid)| (*tid, thread_calls(room.thread(i), witness))).collect();
     let per_thread = work.first().map_or(0, |(_, calls)| calls.len());
     if let Some((_, calls)) = work.first_mut() {
         calls.extend(process_calls(&room, timers));
@@ -136,16 +149,17 @@ fn prctl(option: u64, arg: u64) -> Call {
     Call::new(libc::SYS_prctl, [option, arg, 0, 0, 0])
 }
 
-fn thread_calls(room: u64) -> Vec<Call> {
-    let own: [Call; THREAD_CALLS] = [
+fn thread_calls(room: u64, witness: i32) -> Vec<Call> {
+    let own: [Call; CONTROL_CALLS_AT] = [
         prctl(PR_GET_SECUREBITS, 0),
         prctl(PR_GET_TIMERSLACK, 0),
         Call::new(libc::SYS_sigaltstack, [0, room]),
         prctl(PR_GET_TID_ADDRESS, room + 24),
         prctl(PR_GET_PDEATHSIG, room + 32),
     ];
-    let memory = mm_settings::thread_calls(room + BASIC_ROOM as u64);
-    own.into_iter().chain(memory).chain(keyring::calls()).collect()
+    let memory = mm_settings::thread_calls(room + MM_AT as u64);
+    let controls = controls::thread_calls(room + CONTROLS_AT as u64, witness);
+    own.into_iter().chain(memory).chain(controls).chain(keyring::calls()).collect()
 }
 
 fn process_calls(room: &Room, timers: &[TimerEntry]) -> Vec<Call> {
@@ -159,11 +173,15 @@ fn process_calls(room: &Room, timers: &[TimerEntry]) -> Vec<Call> {
         calls.push(Call::new(libc::SYS_getitimer, [which, room.itimers + which * TIMES as u64]));
     }
     calls.extend(signal::action_calls(room.actions));
+    let wall = |at: u64| Call::new(libc::SYS_clock_gettime, [libc::CLOCK_REALTIME as u64, at]);
+    calls.push(wall(room.more));
     for (i, timer) in timers.iter().enumerate() {
         let at = room.timers + (i * TIMES) as u64;
         calls.push(Call::new(libc::SYS_timer_gettime, [timer.id as u64, at]));
         calls.push(Call::new(libc::SYS_timer_getoverrun, [timer.id as u64]));
     }
+    calls.push(wall(room.more + 16));
+    calls.extend(controls::process_calls(room.more + 32));
     calls
 }
 
@@ -181,7 +199,7 @@ fn fetch(remote: &Remote<'_>, addr: u64, len: usize) -> Result<Vec<u8>> {
 
 fn read_thread(remote: &Remote<'_>, tid: Tid, room: u64, answers: &[i64]) -> Result<ThreadTold> {
     let bytes = fetch(remote, room, THREAD_ROOM)?;
-    let words = words(&bytes[..BASIC_ROOM]);
+    let words = words(&bytes[..MM_AT]);
     Ok(ThreadTold {
         tid,
         altstack: (words[0], words[1] as u32, words[2]),
@@ -189,15 +207,21 @@ fn read_thread(remote: &Remote<'_>, tid: Tid, room: u64, answers: &[i64]) -> Res
         pdeath_signal: words[4] as i32,
         securebits: answers.first().map_or(0, |r| *r as u32),
         timer_slack: answers.get(1).map_or(0, |r| *r as u64),
-        mm: mm_settings::read_thread(&bytes[BASIC_ROOM..], answers.get(THREAD_CALLS..).unwrap_or_default()),
+        mm: mm_settings::read_thread(&bytes[MM_AT..], answers.get(THREAD_CALLS..).unwrap_or_default()),
+        controls: controls::read_thread(
+            &words[CONTROLS_AT / 8..],
+            answers.get(BEFORE_CONTROLS..).unwrap_or_default(),
+        ),
     })
 }
 
 fn read_process(remote: &Remote<'_>, room: &Room, timers: &[TimerEntry], answers: &[i64]) -> Result<Told> {
-    const FIXED: usize = 4 + 3 + signal::SIGNALS;
+    // The last of them is the first reading of the wall clock.
+    const FIXED: usize = 4 + 3 + signal::SIGNALS + 1;
     let itimers = words(&fetch(remote, room.itimers, 3 * TIMES)?);
     let times = words(&fetch(remote, room.timers, timers.len() * TIMES)?);
     let subreaper = words(&fetch(remote, room.subreaper, 8)?);
+    let more = words(&fetch(remote, room.more, MORE)?);
     let answer = |i: usize| answers.get(i).copied().unwrap_or(0);
     let joined = |pair: &[u64], unit: u64| pair[0] * unit + pair[1];
     let mut told = Told {
@@ -206,6 +230,11 @@ fn read_process(remote: &Remote<'_>, room: &Room, timers: &[TimerEntry], answers
         dumpable: answer(1).max(0) as u8,
         thp_disable: answer(2).max(0) as u32,
         child_subreaper: subreaper[0] as u32 != 0,
+        wall: (joined(&more[..2], 1_000_000_000), joined(&more[2..4], 1_000_000_000)),
+        controls: controls::read_process(
+            &more[4..],
+            answers.get(FIXED + 2 * timers.len() + 1..).unwrap_or_default(),
+        ),
         ..Told::default()
     };
     // Both structures hold the interval first.

@@ -10,6 +10,7 @@
 mod beside;
 mod cgroup;
 mod check;
+mod controls;
 mod dump;
 mod epoll;
 mod error;
@@ -51,6 +52,7 @@ mod stop;
 mod task;
 mod tcp;
 mod thread;
+mod timer;
 mod timerfd;
 mod unix;
 mod unsupported;

@@ -175,6 +175,9 @@ impl Waits {
         let idle = before.map(|before| before.idle);
         let new =
             |nr| Waiting { nr, left: self.left(pid, nr, regs, idle), at, rip, rsp, runs, unseen: false };
+        if pc_trace::is_int_80(pid, regs) {
+            return new(self.by_int_80(pid, tid, regs));
+        }
         if regs.orig_rax as i64 != libc::SYS_restart_syscall {
             return new(regs.orig_rax as i64);
         }
@@ -197,6 +200,15 @@ impl Waits {
                 Waiting { unseen, ..new(call.unwrap_or(libc::SYS_restart_syscall)) }
             }
         }
+    }
+
+    /// Which call of 32-bit programs waits. How much longer is not asked for: it is made again, with all of its time.
+    fn by_int_80(&self, pid: i32, tid: Tid, regs: &Regs) -> i64 {
+        const RESTART_SYSCALL: i64 = 0;
+        let shown = Some(regs.orig_rax as i64).filter(|nr| *nr != RESTART_SYSCALL);
+        let here = |call: &&Waiting| (call.rip, call.rsp) == (regs.rip, regs.rsp);
+        let known = || self.calls.get(&tid).filter(here).map(|call| call.nr);
+        shown.or_else(known).or_else(|| pc_trace::call_in_front(pid, regs.rip)).unwrap_or(RESTART_SYSCALL)
     }
 
     /// What the kernel has written where the program has room for it.

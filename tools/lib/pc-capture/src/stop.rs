@@ -13,10 +13,11 @@ use pc_track::{Hashes, Room};
 
 use crate::beside::Beside;
 use crate::check::Target;
+use crate::controls::{self, Probe};
 use crate::error::{Context, Result};
 use crate::figures::{RoundFigures, StopFigures, micros};
 use crate::frozen::Frozen;
-use crate::inside;
+use crate::inside::{self, Told};
 use crate::memory::Span;
 use crate::openfile::{self, Captured, Descriptor, is_direct_io};
 use crate::pages::{self, Copied, CopyPlan, Patching};
@@ -25,8 +26,8 @@ use crate::rounds::{Changes, Pass, Scan};
 use crate::session::{Session, descriptors};
 use crate::settings::Settings;
 use crate::task::{self, SIGS, SPACE, TASK};
-use crate::thread::Outside;
-use crate::{machine, mm_settings, sharing, signal, thread};
+use crate::thread::{Outside, SchedControls};
+use crate::{machine, mm_settings, sharing, signal, thread, timer};
 
 /// All that is not memory.
 struct State {
@@ -38,6 +39,8 @@ struct State {
     table: FdTable,
     task: TaskState,
     threads: Vec<Thread>,
+    /// What few programs set.
+    rare: Vec<Record>,
 }
 
 /// What /proc and others tell of a process that stands, which any thread of ours can read.
@@ -176,6 +179,8 @@ impl Session<'_> {
             self.put(record)?;
         }
         self.put(Record::FdTable(state.table))?;
+        // Before the last that a destination waits for.
+        state.rare.into_iter().try_for_each(|record| self.put(record))?;
         self.put(Record::TaskState(state.task.clone()))?;
         for thread in &state.threads {
             self.put(Record::Thread(thread.clone()))?;
@@ -194,14 +199,18 @@ fn ask(
     stop: &mut StopFigures,
 ) -> Result<State> {
     let began = Instant::now();
-    let timers = task::timers(target.pid)?;
+    let timers = timer::timers(target.pid)?;
+    let probe = target.probe.as_ref();
     let sealed = target.sealed(vmas);
-    let told = inside::ask(tracees, &timers, vmas, &sealed)?;
+    let told = inside::ask(tracees, &timers, probe.map_or(0, |probe| probe.pid), vmas, &sealed)?;
+    judge(tracees, &told, &readable.threads, probe)?;
+    let sched: Vec<_> = readable.threads.iter().map(Outside::sched_controls).collect();
     let both = told.threads.iter().zip(readable.threads);
     let threads: Result<Vec<Thread>> =
         both.map(|(told, outside)| thread::thread(tracees, TASK, told, outside, waits)).collect();
     let threads = threads?;
     let task = task::state(tracees, &told, &timers, &mut target.files)?;
+    let rare = rare(&told, &task, &threads, &sched, target.pid);
     let mm = task::mm(target.pid, &target.stat, &told, guards, &mut target.files)?;
     let own: Vec<_> =
         told.threads.iter().zip(&threads).map(|(told, own)| (told.tid, own.tid, &told.mm)).collect();
@@ -213,7 +222,30 @@ fn ask(
     target.connections.keep(std::mem::take(&mut captured.taken));
     let sigs = signal::table(SIGS, &told.actions);
     let Captured { files, beside, table, .. } = captured;
-    Ok(State { mm, mm_settings, sigs, files, beside, table, task, threads })
+    Ok(State { mm, mm_settings, sigs, files, beside, table, task, threads, rare })
+}
+
+/// Refuses what was found out only now.
+fn judge(tracees: &Tracees, told: &Told, outside: &[Outside], probe: Option<&Probe>) -> Result<()> {
+    let pid = tracees.pid();
+    let mut bad = Vec::new();
+    let probed = |outside: &Outside| probe.is_some_and(|probe| probe.tells_of(outside.status()));
+    let threads = told.threads.iter().zip(outside).map(|(told, it)| (told.tid, &told.controls, probed(it)));
+    bad.extend(controls::refused(pid, &told.controls, &threads.collect::<Vec<_>>()));
+    bad.extend(controls::at_any_time(pid, &tracees.tids(), probe)?);
+    controls::none(bad)
+}
+
+/// The records of what few programs set.
+fn rare(told: &Told, task: &TaskState, threads: &[Thread], sched: &[SchedControls], pid: i32) -> Vec<Record> {
+    let mut rare = Vec::new();
+    rare.extend(controls::task_settings(pid, &told.controls).map(Record::TaskSettings));
+    for ((told, thread), sched) in told.threads.iter().zip(threads).zip(sched) {
+        let settings = controls::thread_settings(thread.tid, &told.controls, *sched, task.personality);
+        rare.extend(settings.map(Record::ThreadSettings));
+    }
+    rare.extend(timer::dates(&task.timers, told).map(Record::TimerDates));
+    rare
 }
 
 /// Where remote calls work on the main stack: those pages are copied when that is over.

@@ -2,16 +2,14 @@
 
 use std::fs;
 
-use pc_image::{
-    FdTableId, FileNeed, ITimer, MmState, PosixTimer, SigTableId, SpaceId, Task, TaskId, TaskState,
-};
+use pc_image::{FdTableId, FileNeed, ITimer, MmState, SigTableId, SpaceId, Task, TaskId, TaskState};
 use pc_trace::Tracees;
 
 use crate::error::{Context, Result};
 use crate::file::Files;
 use crate::inside::Told;
-use crate::procfs::{self, Stat, Status, TimerEntry, parse_timers};
-use crate::signal;
+use crate::procfs::{self, Stat, Status, TimerEntry};
+use crate::{signal, timer};
 
 /// Numbers of the one process of the stream.
 pub(crate) const TASK: TaskId = TaskId(0);
@@ -48,7 +46,7 @@ pub(crate) fn state(
     let itimer = |(value, interval)| ITimer { value, interval };
     Ok(TaskState {
         itimers: told.itimers.map(itimer),
-        timers: posix_timers(tracees, told, timers)?,
+        timers: timer::posix_timers(tracees, told, timers),
         pending: signal::pending(tracees.pending(pid, true)?),
         child_subreaper: told.child_subreaper,
         stopped: tracees.job_stop(),
@@ -59,18 +57,8 @@ pub(crate) fn state(
 /// The same as far as anybody can read it while the process runs; what only the process itself can tell, and times, are
 /// absent.
 pub(crate) fn state_outside(pid: i32, files: &mut Files) -> Result<TaskState> {
-    let timer = |entry: &TimerEntry| PosixTimer {
-        id: entry.id,
-        clock: entry.clock,
-        signo: entry.signo,
-        notify: entry.notify,
-        tid: 0,
-        sigval: entry.sigval,
-        value: 0,
-        interval: 0,
-        overrun: 0,
-    };
-    Ok(TaskState { timers: timers(pid)?.iter().map(timer).collect(), ..outside(pid, files)? })
+    let timers = timer::timers(pid)?.iter().map(timer::without_times).collect();
+    Ok(TaskState { timers, ..outside(pid, files)? })
 }
 
 fn outside(pid: i32, files: &mut Files) -> Result<TaskState> {
@@ -95,29 +83,6 @@ fn outside(pid: i32, files: &mut Files) -> Result<TaskState> {
         child_subreaper: false,
         stopped: None,
     })
-}
-
-/// The POSIX timers that the process has.
-pub(crate) fn timers(pid: i32) -> Result<Vec<TimerEntry>> {
-    let text = procfs::read(pid, "timers").of(pid, "reading its timers")?;
-    parse_timers(&text).ok_or(std::io::ErrorKind::InvalidData).of(pid, "reading its timers")
-}
-
-fn posix_timers(tracees: &Tracees, told: &Told, timers: &[TimerEntry]) -> Result<Vec<PosixTimer>> {
-    let timer = |(entry, (value, interval, overrun)): (&TimerEntry, &(u64, u64, i32))| {
-        Ok(PosixTimer {
-            id: entry.id,
-            clock: entry.clock,
-            signo: entry.signo,
-            notify: entry.notify,
-            tid: if entry.notify & 4 != 0 { tracees.ns_tid(entry.target)? as u32 } else { 0 },
-            sigval: entry.sigval,
-            value: *value,
-            interval: *interval,
-            overrun: *overrun,
-        })
-    };
-    timers.iter().zip(&told.timers).map(timer).collect()
 }
 
 fn number(pid: i32, name: &str, radix: u32) -> Result<i64> {

@@ -20,26 +20,36 @@ pub(crate) struct Outside {
     comm: Vec<u8>,
     robust_list: (u64, u64),
     sched: Sched,
+    sched_controls: SchedControls,
 }
+
+/// Least and greatest utilization, where they were set, and flags of `SCHED_DEADLINE`.
+pub(crate) type SchedControls = (Option<(u32, u32)>, u64);
 
 impl Outside {
     /// Reads it of each thread, in their order.
     pub fn look(pid: i32, tids: &[Tid]) -> Result<Vec<Self>> {
         let look = |tid: Tid| -> Result<Self> {
+            let (sched, sched_controls) = scheduling(tid)?;
             Ok(Self {
                 status: Status::read(tid).of(tid, "reading its status")?,
                 comm: comm(pid, tid)?,
                 robust_list: robust_list(tid)?,
-                sched: scheduling(tid)?,
+                sched,
+                sched_controls,
             })
         };
         tids.iter().map(|tid| look(*tid)).collect()
+    }
+
+    pub fn sched_controls(&self) -> SchedControls {
+        self.sched_controls
     }
 }
 
 /// A thread as far as anybody can read it while it runs; what is left is absent.
 pub(crate) fn outside(task: TaskId, outside: Outside) -> Thread {
-    let Outside { status, comm, robust_list, sched } = outside;
+    let Outside { status, comm, robust_list, sched, .. } = outside;
     Thread {
         task,
         tid: status.own_pid() as u32,
@@ -76,7 +86,7 @@ pub(crate) fn thread(
     waits: &Waits,
 ) -> Result<Thread> {
     let tid = told.tid;
-    let Outside { status, comm, robust_list, sched } = outside;
+    let Outside { status, comm, robust_list, sched, .. } = outside;
     let mut regs = tracees.regs(tid)?;
     let (restart, call) = waits.restart(tid, &regs);
     regs.orig_rax = call;
@@ -131,20 +141,34 @@ fn robust_list(tid: Tid) -> Result<(u64, u64)> {
 }
 
 /// But for the timer slack, which only the thread itself can tell.
-fn scheduling(tid: Tid) -> Result<Sched> {
+fn scheduling(tid: Tid) -> Result<(Sched, SchedControls)> {
     const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
     const SCHED_RESET_ON_FORK: u32 = 0x4000_0000;
+    /// `SCHED_FLAG_RECLAIM`, `SCHED_FLAG_DL_OVERRUN`.
+    const SCHED_DL_FLAGS: u64 = 2 | 4;
     let attr = sched::sched_getattr(tid).of(tid, "reading its scheduling")?;
     let reset = if attr.flags & SCHED_FLAG_RESET_ON_FORK != 0 { SCHED_RESET_ON_FORK } else { 0 };
-    Ok(Sched {
+    // (0, 0) is a kernel without clamps.
+    let clamp = Some((attr.util_min, attr.util_max)).filter(|clamp| !matches!(clamp, (0, 0 | 1024)));
+    let is_fair = matches!(attr.policy as i32, libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE);
+    // Where the thread asked for no slice of its own, this is the machine's.
+    let runtime = if is_fair && attr.runtime == usual_slice() { 0 } else { attr.runtime };
+    let sched = Sched {
         policy: attr.policy | reset,
         nice: attr.nice,
         priority: attr.priority,
-        deadline: [attr.runtime, attr.deadline, attr.period],
+        deadline: [runtime, attr.deadline, attr.period],
         affinity: affinity(tid)?,
         ioprio: sched::ioprio_get(tid).of(tid, "reading its I/O priority")?,
         timer_slack: 0,
-    })
+    };
+    Ok((sched, (clamp, attr.flags & SCHED_DL_FLAGS)))
+}
+
+/// The slice of a thread that asked for none: ours. Nanoseconds.
+fn usual_slice() -> u64 {
+    static SLICE: OnceLock<u64> = OnceLock::new();
+    *SLICE.get_or_init(|| sched::sched_getattr(0).map_or(0, |own| own.runtime))
 }
 
 /// Empty if the thread may run on every CPU that is there.

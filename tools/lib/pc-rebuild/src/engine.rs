@@ -25,8 +25,8 @@ use crate::settings::{Notices, Settings, Stage, Stages};
 use crate::tcp::Connections;
 use crate::thread::Tids;
 use crate::{
-    cgroup, clocks, creds, external, fdtable, file, machine, mm_settings, namespace, openfile, shortage,
-    signal, task, thread,
+    cgroup, clocks, controls, creds, external, fdtable, file, machine, mm_settings, namespace, openfile,
+    shortage, signal, task, thread,
 };
 
 /// Restores the process that `source` describes. Must be called on a thread that lives as long as the process is not to
@@ -516,7 +516,12 @@ impl Finisher<'_> {
         thread::equip(&mut self.newborn.husk, &tids, &image.threads, state.personality)?;
         task::lock_future(&mut self.newborn.husk, mm)?;
         mm_settings::settle(&mut self.newborn.husk, image, &tids)?;
-        task::timers(&mut self.newborn.husk, state)?;
+        let husk = &mut self.newborn.husk;
+        image.task_settings.as_ref().map_or(Ok(()), |settings| controls::task(husk, settings))?;
+        controls::threads(husk, &tids, image)?;
+        let dates = image.timer_dates.as_ref().map_or(&[][..], |dates| &dates.dates);
+        task::timers(husk, state, dates)?;
+        image.task_settings.as_ref().map_or(Ok(()), |settings| controls::task_last(husk, settings))?;
         let threads =
             namespace::credentials(image.namespaces.as_ref(), &self.settings.join, image.threads.clone())?;
         let door = namespace::bring_user(self.newborn, &self.settings.join)?;
@@ -539,6 +544,8 @@ impl Finisher<'_> {
         let wanted: Vec<u32> = image.threads.keys().copied().collect();
         let tids = thread::follow(&mut self.newborn.husk, task.pid, &wanted)?;
         self.pending(&tids, task.pid)?;
+        let state = image.task_state.as_ref().ok_or_else(|| absent("the state of the task"))?;
+        task::last_limit(&mut self.newborn.husk, state)?;
         thread::registers(&mut self.newborn.husk, &tids, &image.threads)?;
         self.newborn.husk.unmap_scratch(self.newborn.vdso).what("leaving the process")?;
         self.urgent(&tids)?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pc_image::{
     Cgroup, Clocks, Datagram, FdTable, File, FileId, Machine, MapChange, MmSettings, MmState, OpenFile,
     OpenFileId, Record, SigTable, SocketState, SpaceId, SpaceKind, Task, TaskId, TaskNamespaces, TaskProc,
-    TaskState, Thread, Vma,
+    TaskSettings, TaskState, Thread, ThreadSettings, TimerDates, Vma,
 };
 
 use crate::error::{RebuildError, missing};
@@ -33,6 +33,10 @@ pub struct Image {
     /// Where the paths of its files lead.
     pub place: Place,
     pub threads: BTreeMap<u32, Thread>,
+    /// Of the last round, as the next two.
+    pub task_settings: Option<TaskSettings>,
+    pub thread_settings: BTreeMap<u32, ThreadSettings>,
+    pub timer_dates: Option<TimerDates>,
     pub fd_table: Option<FdTable>,
     pub open_files: BTreeMap<OpenFileId, OpenFile>,
     pub sockets: BTreeMap<OpenFileId, SocketState>,
@@ -51,7 +55,12 @@ impl Image {
                 self.heard(m.clocks)?;
                 self.machine = Some(m);
             }
-            Record::RoundBegin(r) => self.heard(r.clocks)?,
+            Record::RoundBegin(r) => {
+                self.heard(r.clocks)?;
+                self.task_settings = None;
+                self.thread_settings.clear();
+                self.timer_dates = None;
+            }
             Record::Task(t) => {
                 self.tasks.insert(t.id, t);
             }
@@ -82,6 +91,11 @@ impl Image {
             Record::Thread(t) => {
                 self.threads.insert(t.tid, t);
             }
+            Record::TaskSettings(t) => self.task_settings = Some(t),
+            Record::ThreadSettings(t) => {
+                self.thread_settings.insert(t.tid, t);
+            }
+            Record::TimerDates(t) => self.timer_dates = Some(t),
             Record::FdTable(t) => self.fd_table = Some(t),
             Record::OpenFile(o) => {
                 // What was said beside it goes with it.

@@ -12,6 +12,7 @@
 
 mod cgroup;
 mod clocks;
+mod controls;
 mod creds;
 mod early;
 mod engine;

@@ -225,8 +225,8 @@ pub fn lock_future(husk: &mut Husk, state: &MmState) -> Result<(), RebuildError>
 
 const ITIMER_REAL: u64 = 0;
 
-/// Timers with the time that they had left.
-pub fn timers(husk: &mut Husk, state: &TaskState) -> Result<(), RebuildError> {
+/// Timers with the time that they had left, or until their date.
+pub fn timers(husk: &mut Husk, state: &TaskState, dates: &[(i32, u64)]) -> Result<(), RebuildError> {
     let mut calls = Vec::new();
     for (which, timer) in (0u64..).zip(&state.itimers) {
         // ITIMER_REAL has nothing left and still an interval between its expiry and the delivery of the SIGALRM that is
@@ -240,7 +240,7 @@ pub fn timers(husk: &mut Husk, state: &TaskState) -> Result<(), RebuildError> {
         let value = husk.put(&words(&[split(timer.interval), split(left)].concat()))?;
         calls.push(Call::new(libc::SYS_setitimer, [which, value, 0]));
     }
-    calls.extend(posix_timers(husk, &state.timers)?);
+    calls.extend(posix_timers(husk, &state.timers, dates)?);
     husk.batch_ok(husk.pid(), &calls).what("making timers")?;
     husk.reset();
     Ok(())
@@ -248,7 +248,11 @@ pub fn timers(husk: &mut Husk, state: &TaskState) -> Result<(), RebuildError> {
 
 /// Timers of timer_create(2) with the ids that they had. A kernel without `PR_TIMER_CREATE_RESTORE_IDS` gives each the
 /// number after the last that it gave in this process, from 0, whether that timer is still there or not.
-fn posix_timers(husk: &mut Husk, timers: &[PosixTimer]) -> Result<Vec<Call>, RebuildError> {
+fn posix_timers(
+    husk: &mut Husk,
+    timers: &[PosixTimer],
+    dates: &[(i32, u64)],
+) -> Result<Vec<Call>, RebuildError> {
     const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
     /// So many are made and deleted in some 50 milliseconds.
     const MOST: i32 = 1 << 17;
@@ -273,7 +277,8 @@ fn posix_timers(husk: &mut Husk, timers: &[PosixTimer]) -> Result<Vec<Call>, Reb
             }
             next = timer.id + 1;
         }
-        calls.extend(posix_timer(husk, timer)?);
+        let date = dates.iter().find(|(id, _)| *id == timer.id).map(|(_, date)| *date);
+        calls.extend(posix_timer(husk, timer, date)?);
     }
     if by_id {
         calls.push(mode(0));
@@ -290,7 +295,7 @@ fn passed_over(husk: &mut Husk, ids: std::ops::Range<i32>) -> Result<Vec<Call>, 
     Ok(ids.flat_map(|id| [create, Call::new(libc::SYS_timer_delete, [id as u64])]).collect())
 }
 
-fn posix_timer(husk: &mut Husk, timer: &PosixTimer) -> Result<Vec<Call>, RebuildError> {
+fn posix_timer(husk: &mut Husk, timer: &PosixTimer, date: Option<u64>) -> Result<Vec<Call>, RebuildError> {
     let pair = |low: i32, high: i32| low as u32 as u64 | (high as u32 as u64) << 32;
     let mut event = words(&[timer.sigval, pair(timer.signo, timer.notify), u64::from(timer.tid)]);
     event.resize(64, 0);
@@ -300,8 +305,10 @@ fn posix_timer(husk: &mut Husk, timer: &PosixTimer) -> Result<Vec<Call>, Rebuild
     if timer.value != 0 {
         const SECOND: u64 = 1_000_000_000;
         let split = |nanos: u64| [nanos / SECOND, nanos % SECOND];
-        let value = husk.put(&words(&[split(timer.interval), split(timer.value)].concat()))?;
-        calls.push(Call::new(libc::SYS_timer_settime, [timer.id as u64, 0, value, 0]));
+        let flags = if date.is_some() { libc::TIMER_ABSTIME as u64 } else { 0 };
+        let end = date.unwrap_or(timer.value);
+        let value = husk.put(&words(&[split(timer.interval), split(end)].concat()))?;
+        calls.push(Call::new(libc::SYS_timer_settime, [timer.id as u64, flags, value, 0]));
     }
     Ok(calls)
 }
@@ -326,11 +333,37 @@ const LIMITS: [&str; 16] = [
     "RTTIME",
 ];
 
+/// `RLIMIT_SIGPENDING`.
+const SIGPENDING: u64 = 11;
+
+/// The hard limit of queued signals that the husk has now.
+fn sigpending(husk: &mut Husk) -> Result<u64, RebuildError> {
+    let at = husk.space(16)?;
+    husk.call(husk.pid(), Call::new(libc::SYS_prlimit64, [0, SIGPENDING, 0, at])).what("reading a limit")?;
+    let mut bytes = [0u8; 16];
+    husk.read(at, &mut bytes)?;
+    Ok(u64::from_le_bytes(bytes[8..].try_into().unwrap_or_default()))
+}
+
+/// The limit of queued signals, once all that are pending are queued.
+pub fn last_limit(husk: &mut Husk, state: &TaskState) -> Result<(), RebuildError> {
+    let Some(&(soft, hard)) = state.rlimits.get(SIGPENDING as usize) else { return Ok(()) };
+    let hard = hard.min(sigpending(husk)?);
+    let new = husk.put(&words(&[soft.min(hard), hard]))?;
+    let call = Call::new(libc::SYS_prlimit64, [0, SIGPENDING, new, 0]);
+    husk.call(husk.pid(), call).what("setting RLIMIT_SIGPENDING")?;
+    husk.reset();
+    Ok(())
+}
+
 /// Resource limits. A hard limit above ours needs CAP_SYS_RESOURCE; without, ours stands, which is said.
 pub fn limits(husk: &mut Husk, state: &TaskState, notices: Notices<'_>) -> Result<(), RebuildError> {
     let pid = husk.pid();
     let (mut calls, mut olds) = (Vec::new(), Vec::new());
+    let ours = sigpending(husk)?;
     for (number, &(soft, hard)) in (0u64..).zip(&state.rlimits).take(LIMITS.len()) {
+        // Of queued signals there may be more than is allowed from now on: that limit is lowered last.
+        let (soft, hard) = if number == SIGPENDING { (hard.max(ours), hard.max(ours)) } else { (soft, hard) };
         let (old, new) = (husk.space(16)?, husk.put(&words(&[soft, hard]))?);
         calls.push(Call::new(libc::SYS_prlimit64, [0, number, 0, old]));
         calls.push(Call::new(libc::SYS_prlimit64, [0, number, new, 0]));
@@ -352,6 +385,7 @@ pub fn limits(husk: &mut Husk, state: &TaskState, notices: Notices<'_>) -> Resul
             )));
         }
         notices(&format!("its hard RLIMIT_{name} was {hard}, here it is {ours}"));
+        let soft = if number as u64 == SIGPENDING { ours } else { soft };
         let new = husk.put(&words(&[soft, ours]))?;
         husk.call(pid, Call::new(libc::SYS_prlimit64, [0, number as u64, new, 0])).what("setting limits")?;
     }

@@ -66,7 +66,8 @@ pub enum Forked {
 pub unsafe fn clone3_fork(flags: u64, set_tid: &[i32]) -> io::Result<Forked> {
     let args = CloneArgs {
         flags,
-        exit_signal: libc::SIGCHLD as u64,
+        // A child beside the caller has the caller's own, and may name none (clone(2)).
+        exit_signal: if flags & libc::CLONE_PARENT as u64 != 0 { 0 } else { libc::SIGCHLD as u64 },
         set_tid: if set_tid.is_empty() { 0 } else { set_tid.as_ptr() as u64 },
         set_tid_size: set_tid.len() as u64,
         ..CloneArgs::default()

@@ -16,8 +16,10 @@ pub mod nftables;
 mod packet;
 pub mod pagemap;
 pub mod pidfd;
+pub mod prctl;
 pub mod ptrace;
 pub mod sched;
+pub mod sem;
 pub mod shm;
 pub mod signalfd;
 pub mod sockopt;
@@ -27,6 +29,7 @@ pub mod tcp_segment;
 pub mod timerfd;
 pub mod udp_datagram;
 pub mod uffd;
+pub mod witness;
 
 use std::io;
 

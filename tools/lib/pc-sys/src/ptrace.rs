@@ -16,6 +16,9 @@ const PTRACE_SECCOMP_GET_METADATA: libc::c_uint = 0x420d;
 const PTRACE_PEEKSIGINFO: libc::c_uint = 0x4209;
 const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
 const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
+const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
+/// `NT_386_IOPERM`.
+const NT_386_IOPERM: usize = 0x201;
 
 bitflags::bitflags! {
     /// `PTRACE_O_*`.
@@ -60,11 +63,6 @@ pub fn cont(tid: i32, signal: i32) -> io::Result<()> {
 /// Resumes until the next entry to or exit from a system call.
 pub fn cont_syscall(tid: i32, signal: i32) -> io::Result<()> {
     request(libc::PTRACE_SYSCALL, tid, 0, signal as usize).map(drop)
-}
-
-/// Resumes for one instruction.
-pub fn singlestep(tid: i32) -> io::Result<()> {
-    request(libc::PTRACE_SINGLESTEP, tid, 0, 0).map(drop)
 }
 
 /// Lets a stopped tracee go, delivering `signal` if it is not 0.
@@ -155,6 +153,23 @@ pub fn get_rseq_configuration(tid: i32) -> io::Result<Option<RseqConfiguration>>
     let size = size_of::<RseqConfiguration>();
     request(PTRACE_GET_RSEQ_CONFIGURATION, tid, size, std::ptr::from_mut(&mut conf) as usize)?;
     Ok((conf.rseq_abi_pointer != 0).then_some(conf))
+}
+
+/// Whether a stopped thread has syscall user dispatch on (`PR_SET_SYSCALL_USER_DISPATCH`). `EIO` before Linux 6.4.
+pub fn dispatches_syscalls(tid: i32) -> io::Result<bool> {
+    /// `struct ptrace_sud_config`: mode, selector, offset, length.
+    type Config = [u64; 4];
+    let mut config: Config = [0; 4];
+    let at = std::ptr::from_mut(&mut config) as usize;
+    request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size_of::<Config>(), at)?;
+    Ok(config[0] != 0)
+}
+
+/// Whether a stopped thread may use I/O ports by ioperm(2). (What iopl(2) allows, nothing tells.)
+pub fn has_io_ports(tid: i32) -> bool {
+    let mut buf = vec![0u8; 8192];
+    let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    request(libc::PTRACE_GETREGSET, tid, NT_386_IOPERM, std::ptr::from_mut(&mut iov) as usize).is_ok()
 }
 
 /// The classic BPF program of the seccomp filter number `index` (0 = the newest), 8 bytes an instruction; `None` behind

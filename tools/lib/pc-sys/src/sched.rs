@@ -4,7 +4,7 @@ use std::io;
 
 use crate::check;
 
-/// `struct sched_attr` (its first published size).
+/// `struct sched_attr`, as of Linux 5.3.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SchedAttr {
@@ -24,9 +24,13 @@ pub struct SchedAttr {
     pub deadline: u64,
     /// `SCHED_DEADLINE`, in nanoseconds.
     pub period: u64,
+    /// Least utilization asked for, 0 to 1024.
+    pub util_min: u32,
+    /// Greatest utilization asked for, 0 to 1024; 0 where the kernel has no such clamps.
+    pub util_max: u32,
 }
 
-const _: () = assert!(size_of::<SchedAttr>() == 48);
+const _: () = assert!(size_of::<SchedAttr>() == 56);
 const IOPRIO_WHO_PROCESS: i32 = 1;
 
 /// Scheduling policy and its figures.
@@ -67,7 +71,7 @@ mod tests {
 
     #[test]
     fn our_own_scheduling_can_be_read() {
-        assert_eq!(sched_getattr(0).unwrap().size, 48);
+        assert_eq!(sched_getattr(0).unwrap().size, 56);
         assert!(sched_getaffinity(0).unwrap().iter().any(|b| *b != 0));
         assert_eq!(get_robust_list(0).unwrap().1, 24);
         ioprio_get(0).unwrap();

@@ -275,19 +275,24 @@ impl Husk {
                 _ => ptrace::cont_syscall(tid, 0).kernel("resuming", tid)?,
             }
         }
-        // At its entry: with a stop asked for, the call finds a signal pending where it would go to sleep.
+        // With a stop asked for, the call finds a signal pending where it would go to sleep.
+        self.stop_behind_call(tid)?;
+        self.threads[index].end_signal = Some(END_SIGNAL);
+        let result = ptrace::getregs(tid).kernel("reading the registers", tid)?.rax as i64;
+        Ok((result != RESTART_BLOCK).then_some(result))
+    }
+
+    /// From the entry of a call to a stop behind it, inside the kernel's signal handling: no instruction is run in between.
+    fn stop_behind_call(&self, tid: Tid) -> Result<(), TraceError> {
         loop {
             ptrace::interrupt(tid).kernel("interrupting", tid)?;
             ptrace::cont(tid, 0).kernel("resuming", tid)?;
             match ptrace::wait(tid).kernel("waiting", tid)? {
-                Stop::Event(EVENT_STOP, _) => break,
+                Stop::Event(EVENT_STOP, _) => return Ok(()),
                 Stop::Dead(status) => return Err(TraceError::Dead { tid, status }),
                 _ => {}
             }
         }
-        self.threads[index].end_signal = Some(END_SIGNAL);
-        let result = ptrace::getregs(tid).kernel("reading the registers", tid)?.rax as i64;
-        Ok((result != RESTART_BLOCK).then_some(result))
     }
 
     /// The registers with which the thread will be released.
@@ -363,14 +368,16 @@ impl Husk {
             ..ptrace::getregs(pid).kernel("reading the registers", pid)?
         };
         ptrace::setregs(pid, &regs).kernel("setting the registers", pid)?;
+        // Not a single step: its SIGTRAP, blocked or ignored, would set that signal's action to the default.
         loop {
-            ptrace::singlestep(pid).kernel("stepping", pid)?;
+            ptrace::cont_syscall(pid, 0).kernel("resuming", pid)?;
             match ptrace::wait(pid).kernel("waiting", pid)? {
-                Stop::Signal(libc::SIGTRAP) => break,
+                Stop::Syscall => break,
                 Stop::Dead(status) => return Err(TraceError::Dead { tid: pid, status }),
                 _ => {}
             }
         }
+        self.stop_behind_call(pid)?;
         let result = ptrace::getregs(pid).kernel("reading the registers", pid)?.rax as i64;
         let call = Call::new(libc::SYS_munmap, [self.base, self.len]);
         errno_of(result).map_or(Ok(()), |errno| Err(TraceError::Remote { call, errno }))

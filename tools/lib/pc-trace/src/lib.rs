@@ -22,7 +22,7 @@ pub mod xstate;
 pub use call::Call;
 pub use error::TraceError;
 pub use husk::{Husk, Scratch};
-pub use mend::call_in_front;
+pub use mend::{call_in_front, is_int_80};
 pub use pc_sys::ptrace::Regs;
 pub use remote::{Remote, without_our_code};
 pub use tracees::{SeccompFilter, SeizeOptions, Tracees};

@@ -79,7 +79,7 @@ impl Tracees {
             }
         }
         if tracees.threads.first().is_none_or(|leader| leader.tid != pid) {
-            let what = "its main thread has ended while others go on, which is not supported".to_owned();
+            let what = "its main thread has ended while others run, which cannot be moved yet".to_owned();
             return Err(TraceError::Unsupported { pid, what });
         }
         Ok(tracees)
@@ -149,11 +149,15 @@ impl Tracees {
             let _ = ptrace::detach(tid, 0);
             return Err(TraceError::Unsupported { pid: self.pid, what });
         }
+        if let Some(what) = unbearable(tid) {
+            let _ = ptrace::detach(tid, 0);
+            return Err(TraceError::Unsupported { pid: self.pid, what });
+        }
         mend::abort_rseq(self.pid, tid, &mut held.regs)?;
         if let Some(mended) = mend::redo_restart(self.pid, &held.regs) {
             held.regs = mended;
         }
-        if let Some(mended) = mend::redo_eintr(&held.regs)
+        if let Some(mended) = mend::redo_eintr(self.pid, &held.regs)
             && !Status::read(tid).is_ok_and(|s| s.deliverable())
         {
             held.unmended = Some(held.regs);
@@ -290,6 +294,19 @@ impl Tracees {
     pub(crate) fn held_mut(&mut self, tid: Tid) -> Result<&mut Held, TraceError> {
         self.threads.iter_mut().find(|held| held.tid == tid).ok_or(TraceError::NotHeld(tid))
     }
+}
+
+/// What a stopped thread has that no remote call may meet, or that only a tracer sees. Kernels that cannot tell have nothing to
+/// say.
+fn unbearable(tid: Tid) -> Option<String> {
+    // A remote call would be taken for one of the thread's own, and end in a SIGSYS.
+    if ptrace::dispatches_syscalls(tid).unwrap_or(false) {
+        return Some(format!(
+            "thread {tid} takes its system calls itself (PR_SET_SYSCALL_USER_DISPATCH), which cannot be moved yet"
+        ));
+    }
+    ptrace::has_io_ports(tid)
+        .then(|| format!("thread {tid} may use I/O ports (ioperm), which cannot be moved"))
 }
 
 /// Resumes a thread that has SIGSTOP pending (and runs nothing before it), up to that signal's delivery.
