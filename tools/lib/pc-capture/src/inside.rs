@@ -150,7 +150,7 @@ fn prctl(option: u64, arg: u64) -> Call {
 }
 
 fn thread_calls(room: u64, witness: i32) -> Vec<Call> {
-    let own: [Call; CONTROL_CALLS_AT] = [
+    let own: [Call; THREAD_CALLS] = [
         prctl(PR_GET_SECUREBITS, 0),
         prctl(PR_GET_TIMERSLACK, 0),
         Call::new(libc::SYS_sigaltstack, [0, room]),
