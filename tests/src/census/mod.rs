@@ -76,10 +76,32 @@ impl Sample {
 
     /// Whether a descriptor is a connection that is closed in the copy, as all are without `--tcp-established`.
     fn is_closed(&self, copy: &Sample, of: &str) -> bool {
+        self.is_at_end(of) == Some(false) && copy.is_at_end(of) == Some(true)
+    }
+
+    /// Whether a descriptor is a TCP socket without a connection; `None` if it is something else.
+    fn is_at_end(&self, of: &str) -> Option<bool> {
         const CLOSED: &str = "07";
-        let state =
-            |sample: &Sample| sample.get(sockets::TCP_STATE, of).map(|state| state.starts_with(CLOSED));
-        state(self) == Some(false) && state(copy) == Some(true)
+        self.get(sockets::TCP_STATE, of).map(|state| state.starts_with(CLOSED))
+    }
+
+    /// Whether a reading is one that a connection which has ended keeps of its time, and its copy does not: addresses, route,
+    /// and what the kernel had tuned. (Of sockets without a connection, only such a one has a route.)
+    fn is_of_the_past(&self, name: &str, of: &str) -> bool {
+        const PAST: [&str; 10] = [
+            sockets::TCP_STATE,
+            "so/TCP/QUICKACK",
+            "socket/name",
+            "so/IP/MTU",
+            "so/IPV6/MTU",
+            "so/IP/MULTICAST_TTL",
+            "so/SOCKET/SNDBUF",
+            "so/SOCKET/RCVBUF",
+            "so/TCP/MAXSEG",
+            "so/TCP/WINDOW_CLAMP",
+        ];
+        let routed = ["so/IP/MTU", "so/IPV6/MTU"].iter().any(|mtu| self.get(mtu, of).is_some());
+        PAST.contains(&name) && routed && self.is_at_end(of) == Some(true)
     }
 
     /// How many readings there are.
@@ -110,7 +132,8 @@ impl Sample {
             let follows = was == Some(who::OUTSIDE)
                 || inside::has_waited(name, was, is)
                 || self.get(fds::OUTSIDE, of).is_some()
-                || self.is_closed(copy, of);
+                || self.is_closed(copy, of)
+                || self.is_of_the_past(name, of);
             if was == is || may_differ || follows || moved.changes(name) {
                 return None;
             }
