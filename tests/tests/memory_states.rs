@@ -53,11 +53,16 @@ fn by_file(guest: Guest) -> Guest {
 }
 
 /// Moved in rounds, the running process being tracked.
-fn in_rounds(mut guest: Guest) -> Guest {
+fn in_rounds(guest: Guest) -> Guest {
+    moved_by(guest, &["--rounds", "2"])
+}
+
+/// Moved by pc-dump with these options.
+fn moved_by(mut guest: Guest, args: &[&str]) -> Guest {
     let folder = Folder::new();
     let image = folder.file("image");
     let mut dump = Command::new(program("pc-dump"));
-    let dump = dump.args(["--rounds", "2", "--kill", &guest.arg()]).stdin(Stdio::null());
+    let dump = dump.args(args).args(["--kill", &guest.arg()]).stdin(Stdio::null());
     let dumped = dump.stdout(File::create(&image).expect("a file")).stderr(Stdio::piped()).spawn();
     let dumped = dumped.and_then(|dump| dump.wait_with_output()).expect("pc-dump runs");
     assert!(dumped.status.success(), "{}", said(&dumped));
@@ -124,7 +129,9 @@ fn most_mappings() -> usize {
 #[test]
 fn a_process_with_nearly_as_many_mappings_as_it_may_have_is_moved() {
     let count = most_mappings() - 30;
-    Asked::start(&["mappings", &count.to_string()]).moved(by_file).ends_the_same();
+    // Without the census that other moves take: of so many mappings it would take a minute.
+    let once = |guest| moved_by(guest, &["--once"]);
+    Asked::start(&["mappings", &count.to_string()]).moved(once).ends_the_same();
 }
 
 #[test]
