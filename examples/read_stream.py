@@ -87,7 +87,7 @@ Fd: fd u32, file u32, cloexec bool
 FdTable: id u32, fds [Fd]
 Owner: kind i32, pid u32, signal i32
 OpenFile: id u32, flags u32, owner Owner?, kind Kind
-Kind| Regular file u32, offset u64; Pipe pipe u32, capacity u32, content [bytes]; Event count u64, semaphore bool; Epoll targets [Target]; Timer clock i32, settime_flags u32, ticks u64, value u64, interval u64; Signal mask u64; Inet family u16, kind i32, protocol i32, state InetState, options [SockOpt]; Unix kind i32, name bytes, file Owned?, state UnixState, options [SockOpt]; External id str, kind ExternalKind; Shm space u32, offset u64
+Kind| Regular file u32, offset u64; Pipe pipe u32, capacity u32, content [bytes]; Event count u64, semaphore bool; Epoll targets [Target]; Timer clock i32, settime_flags u32, ticks u64, value u64, interval u64; Signal mask u64; Inet family u16, kind i32, protocol i32, state InetState, options [SockOpt]; Unix kind i32, name bytes, file Owned?, state UnixState, options [SockOpt]; External id str, kind ExternalKind; Shm space u32, offset u64; Proc task u32, thread u32?, path bytes, offset u64
 Target: fd u32, file u32, events u32, data u64
 SockOpt: level i32, name i32, value bytes
 Addr| V4 ip u8*4, port u16; V6 ip u8*16, port u16, flow u32, scope u32
@@ -217,7 +217,7 @@ def frame(stream, number, digest, bodies):
     if crc32c(payload) != payload_crc:
         raise Wrong(3, f"at byte {offset}, frame {number}: a payload whose checksum is wrong")
     name = RECORDS.get(kind, "unknown")
-    newest = 0 if kind == END else 2 if name in ("RoundEnd", "Commit") else 1
+    newest = 0 if kind == END else 2 if name in ("RoundEnd", "Commit", "OpenFile") else 1
     known = kind in RECORDS and (version == newest or version == 1 < newest)
     if not known and not flags & SKIPPABLE or known and flags & COMPRESSED:
         raise Wrong(6, f"at byte {offset}: type {kind:#06x} ({name}) version {version} is not known here")
@@ -226,7 +226,7 @@ def frame(stream, number, digest, bodies):
         said = by_hand(payload, *layout)
     elif known and kind != END:
         body = Body(payload)
-        said = body.value(name if version == newest else f"{name}{version}")
+        said = body.value(name if version == newest or name == "OpenFile" else f"{name}{version}")  # which only gained a variant
         if body.at != length:
             raise Wrong(3, f"at byte {offset}, frame {number}: {length - body.at} bytes too many in {name}")
         if kind == COMMIT and bytes(said["encoding_digest"]) != digest.digest():

@@ -13,6 +13,7 @@ pub mod link;
 mod moving;
 pub mod net;
 mod patience;
+pub mod python;
 pub mod streams;
 mod sweeper;
 pub mod told;
@@ -36,6 +37,7 @@ use nix::unistd::Pid;
 
 /// A built program of the workspace: it stands beside the folder of the tests.
 pub fn program(name: &str) -> PathBuf {
+    keep_what_was_inherited();
     let own = std::env::current_exe().expect("a program");
     let path = own.parent().and_then(Path::parent).expect("a target folder").join(name);
     assert!(path.exists(), "{name} is not built: cargo build --workspace --bins");

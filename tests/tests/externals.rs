@@ -5,63 +5,16 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
+use pc_tests::python::{image_of, python, refused, second_part_is_right, started, text};
 use pc_tests::{
-    Folder, Guest, adopt_orphans, descriptors, dump_to_file, program, restored, run, said, sleeper, status,
-    wait_for,
+    Folder, Guest, adopt_orphans, descriptors, program, restored, run, said, sleeper, status, wait_for,
 };
-
-/// Opens all there is, then does its second part at SIGUSR1; what goes wrong is in the report.
-fn python(folder: &Folder, first: &str, second: &str) -> Command {
-    let report = folder.file("report");
-    let script = format!(
-        "import os, signal, socket, sys\n\
-         os.closerange(3, 1000)\n\
-         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n\
-         {first}\n\
-         open({report:?} + '.new', 'w').close()\n\
-         os.rename({report:?} + '.new', {report:?} + '.ready')\n\
-         signal.sigwait([signal.SIGUSR1])\n\
-         try:\n    {}\n    text = 'OK'\n\
-         except BaseException as error:\n    text = repr(error)\n\
-         with open({report:?} + '.new', 'w') as file: file.write(text)\n\
-         os.rename({report:?} + '.new', {report:?})\n",
-        second.replace('\n', "\n    ")
-    );
-    let mut command = Command::new("python3");
-    command.arg("-c").arg(script).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command
-}
-
-fn started(folder: &Folder, command: &mut Command) -> Guest {
-    let guest = Guest::start_as_is(command);
-    let ready = folder.file("report.ready");
-    wait_for("the guest is ready", Duration::from_secs(40), || ready.exists());
-    guest
-}
-
-fn image_of(folder: &Folder, mut guest: Guest, args: &[&str]) -> PathBuf {
-    let image = folder.file("image");
-    dump_to_file(&guest, &image, &[&["--kill"], args].concat());
-    guest.ended(Duration::from_secs(5));
-    image
-}
-
-fn second_part_is_right(folder: &Folder, mut copy: Guest) {
-    copy.signal(Signal::SIGUSR1);
-    let code = copy.ended(Duration::from_secs(10));
-    let report = text(&folder.file("report"));
-    assert!(code == Some(0) && report == "OK", "{code:?}: {report}");
-}
-
-fn text(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_default()
-}
 
 const CONNECTION: &str = "listener = socket.create_server(('127.0.0.1', 0))\n\
                           a = socket.create_connection(listener.getsockname())\n\
@@ -202,15 +155,6 @@ fn becomes_stderr(first: &str, expected: &str) {
     let copy = Guest::adopt(text(&pidfile).trim().parse().expect("a pid"));
     second_part_is_right(&folder, copy);
     assert!(text(&said).ends_with("out of the copy\n"), "{}", text(&said));
-}
-
-/// Tries to restore an image, which is refused.
-fn refused(image: &Path, args: &[&str]) -> String {
-    let mut tool = Command::new(program("pc-restore"));
-    let tool = tool.arg("--detach").args(args).stdin(File::open(image).expect("an image"));
-    let output = tool.output().expect("it runs");
-    assert_eq!(output.status.code(), Some(6), "{}", said(&output));
-    said(&output)
 }
 
 #[test]

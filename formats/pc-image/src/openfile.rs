@@ -3,8 +3,8 @@
 use bincode::{Decode, Encode};
 
 use crate::{
-    EpollState, EventFd, ExternalFile, FdTableId, Inet, OpenFileId, PipeEnd, RegularFile, ShmFile, SignalFd,
-    TimerFd, UnixSocket,
+    EpollState, EventFd, ExternalFile, FdTableId, Inet, OpenFileId, PipeEnd, ProcFile, RegularFile, ShmFile,
+    SignalFd, TimerFd, UnixSocket,
 };
 
 /// A descriptor.
@@ -65,6 +65,7 @@ impl OpenFile {
             | OpenFileKind::Unix(_)
             | OpenFileKind::External(_)
             | OpenFileKind::Shm(_) => 1,
+            OpenFileKind::Proc(_) => 2,
         }
     }
 }
@@ -92,4 +93,6 @@ pub enum OpenFileKind {
     External(ExternalFile),
     /// A memfd.
     Shm(ShmFile),
+    /// A file of /proc that means a process. Since version 2 of the record.
+    Proc(ProcFile),
 }

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::{
-    Backing, ExternalFile, ExternalKind, MapChange, OpenFile, OpenFileId, OpenFileKind, PosixTimer, Record,
-    Seccomp, SpaceId, SpaceKind, Task, TaskId, TaskState, Thread, Vma, vma_flag,
+    Backing, ExternalFile, ExternalKind, MapChange, OpenFile, OpenFileId, OpenFileKind, PosixTimer, ProcFile,
+    Record, Seccomp, SpaceId, SpaceKind, Task, TaskId, TaskState, Thread, Vma, vma_flag,
 };
 
 /// What of a process a refusal is about.
@@ -66,6 +66,10 @@ pub fn refusals(record: &Record) -> Vec<Refusal> {
         Record::File(file) if !file.path.starts_with(b"/") => {
             let path = String::from_utf8_lossy(&file.path);
             vec![refuse(Subject::Process, format!("it uses the file {path}, whose path is not absolute"))]
+        }
+        Record::File(file) => {
+            let uses = |what| refuse(Subject::Process, format!("it uses the file {what}"));
+            by_number(&file.path).map(uses).into_iter().collect()
         }
         Record::MapChange(change) => {
             let all = change.map.iter().chain(&change.modify);
@@ -165,8 +169,48 @@ pub fn open_file(open: &OpenFile) -> Option<String> {
         OpenFileKind::Timer(timer) if !TIMERFD_CLOCKS.contains(&timer.clock) => {
             Some(format!("a timerfd of clock {}, which cannot be moved yet", timer.clock))
         }
+        OpenFileKind::Proc(file) => procfs_file(file, open.flags),
         _ => None,
     }
+}
+
+/// A path that leads to whoever has a number, or to whoever asks.
+fn by_number(path: &[u8]) -> Option<String> {
+    let first = path.strip_prefix(b"/proc/")?.split(|byte| *byte == b'/').next()?;
+    let means_one = !first.is_empty() && first.iter().all(u8::is_ascii_digit);
+    (means_one || [&b"self"[..], b"thread-self"].contains(&first)).then(|| {
+        format!("{}, which means a process, and cannot be moved by its path", String::from_utf8_lossy(path))
+    })
+}
+
+/// What a process can write of itself that is judged by who has opened the file (`file_ns_capable` in the kernel): opened
+/// anew, it would be judged by another.
+const JUDGED_BY_OPENER: [&[u8]; 4] = [b"uid_map", b"gid_map", b"projid_map", b"setgroups"];
+/// Directories whose entries are links to elsewhere.
+const LINKS: [&[u8]; 6] = [b"fd", b"map_files", b"ns", b"root", b"cwd", b"exe"];
+
+fn procfs_file(file: &ProcFile, flags: u32) -> Option<String> {
+    const ACCMODE: u32 = 3;
+    let shown = || format!("the file {} of /proc/PID", String::from_utf8_lossy(&file.path));
+    let mut parts = file.path.split(|byte| *byte == b'/');
+    let first = parts.clone().next().unwrap_or_default();
+    let odd = |part: &[u8]| part.is_empty() || part == b"." || part == b".." || part.contains(&0);
+    let odd = !file.path.is_empty() && parts.any(odd);
+    if odd || LINKS.contains(&first) && first != file.path {
+        return Some(format!("{}, which cannot be moved", shown()));
+    }
+    if JUDGED_BY_OPENER.contains(&first) && flags & ACCMODE != 0 {
+        return Some(format!("{}, open for writing, which cannot be moved", shown()));
+    }
+    None
+}
+
+/// Whether a file that is watched once (`EPOLLONESHOT`, epoll_ctl(2)) has been reported: then all events are taken out of its
+/// mask, also those that it has unasked.
+pub fn is_used_up(events: u32) -> bool {
+    const EPOLLERR_AND_EPOLLHUP: u32 = 0x18;
+    const EPOLLONESHOT: u32 = 1 << 30;
+    events & EPOLLONESHOT != 0 && events & EPOLLERR_AND_EPOLLHUP == 0
 }
 
 /// What somebody has to say at the destination about something that reaches outside, with the option to type. `None` where

@@ -250,6 +250,7 @@ impl Validator {
                 match &file.kind {
                     OpenFileKind::Regular(regular) => self.files.need(regular.file, "file")?,
                     OpenFileKind::Shm(shm) => self.need_object(shm.space)?,
+                    OpenFileKind::Proc(proc) => self.need_task(proc.task)?,
                     _ => {}
                 }
                 self.open_files.insert(file.id);

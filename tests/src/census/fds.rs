@@ -24,6 +24,10 @@ pub fn read(pid: i32, who: &mut Who, sample: &mut Sample) {
     let pidfd = pidfd_open(pid).expect("a pidfd");
     let links: Vec<String> = numbers.iter().map(|number| link(pid, *number)).collect();
     let infos: Vec<String> = numbers.iter().map(|number| info(pid, *number)).collect();
+    // All before any: an epoll instance may watch what has a higher number.
+    for (_, info) in links.iter().zip(&infos).filter(|(link, _)| is_nameless(link)) {
+        info.lines().filter_map(|line| line.strip_prefix("ino:")).for_each(|ino| drop(who.inode(ino.trim())));
+    }
     for (i, number) in numbers.iter().enumerate() {
         let of = format!("fd {number}");
         let (link, info) = (&links[i], &infos[i]);
@@ -35,7 +39,7 @@ pub fn read(pid: i32, who: &mut Who, sample: &mut Sample) {
         let first =
             numbers.iter().find(|first| kcmp_file((pid, **first), (pid, *number)).is_ok_and(|o| o.is_eq()));
         sample.note("fd/same as", &of, first.map_or_else(String::new, ToString::to_string));
-        let nameless = NAMELESS.iter().any(|start| link.starts_with(start));
+        let nameless = is_nameless(link);
         fdinfo(info, (&of, nameless), who, sample);
         match pidfd_getfd(pidfd.as_fd(), *number) {
             Ok(fd) => descriptor(&fd, &of, link, who, sample),
@@ -43,6 +47,13 @@ pub fn read(pid: i32, who: &mut Who, sample: &mut Sample) {
             Err(err) => sample.note("fd/error", &of, err.to_string()),
         }
     }
+}
+
+/// What has no name of its own, or one that means a process: made anew, it has another inode number.
+fn is_nameless(link: &str) -> bool {
+    let of_process =
+        link.strip_prefix("/proc/").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    of_process || NAMELESS.iter().any(|start| link.starts_with(start))
 }
 
 fn link(pid: i32, number: i32) -> String {

@@ -124,6 +124,7 @@ pub fn open_files() -> Vec<Record> {
         OpenFileKind::External(ExternalFile { id: "tty:/dev/pts/0".into(), kind: ExternalKind::Terminal }),
         OpenFileKind::Shm(ShmFile { space: SpaceId(2), offset: 8 }),
         inet(InetState::Connected(Box::new(connection(local, peer)))),
+        OpenFileKind::Proc(ProcFile { task: TaskId(0), thread: Some(101), path: b"mem".to_vec(), offset: 9 }),
     ];
     let files = kinds.into_iter().zip(1..).map(|(kind, id)| open(id, kind));
     files.chain(beside_sockets(peer)).collect()

@@ -255,7 +255,7 @@ impl Source<'_> {
         let Some(mut frozen) = self.held.frozen.take() else { return };
         frozen.taken_over();
         match frozen.kill() {
-            Ok(figures) => self.figures = Some(figures),
+            Ok((figures, _)) => self.figures = Some(figures),
             Err(error) => self.failure = Some(error),
         }
         self.guardian.over();

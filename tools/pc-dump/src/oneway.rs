@@ -1,6 +1,7 @@
 //! One way: the stream goes to standard output, and nobody says what became of it.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use pc_capture::{CaptureError, Figures, Frozen, Guardian, RoundFigures, Settings};
@@ -46,7 +47,7 @@ pub fn dump(
     coded(writer.commit().map_err(CaptureError::from))?;
     frozen.committed();
     let figures = match coded(writer.finish().map_err(CaptureError::from)) {
-        Ok(output) => part(args, frozen, output),
+        Ok(output) => part(args, frozen, output, progress),
         Err(error) => in_doubt(args, frozen, error),
     };
     if let Some(mut guardian) = guardian {
@@ -121,7 +122,10 @@ impl pc_capture::Caller for Watcher<'_> {
     }
 }
 
-fn part(args: &Args, frozen: Frozen, output: Output) -> anyhow::Result<Figures> {
+/// How long the end of a process that is ended is waited for. A gigabyte takes 37 to 107 ms.
+const ITS_END: Duration = Duration::from_secs(30);
+
+fn part(args: &Args, frozen: Frozen, output: Output, progress: &Progress) -> anyhow::Result<Figures> {
     // A copy may run by now: what goes wrong with the original leaves it stopped.
     let pid = args.pid;
     let stopped = || format!("the stream is written, and pid {pid} is left stopped ({})", resolves(pid));
@@ -140,9 +144,14 @@ fn part(args: &Args, frozen: Frozen, output: Output) -> anyhow::Result<Figures> 
                 return Err(leave_stopped(frozen, error.context(stopped())));
             }
             // Ended before the reader's input ends: what it holds (addresses, on the same machine) is free by then.
-            let figures = coded(frozen.kill()).with_context(stopped).exit(Exit::InDoubt);
+            let killed = coded(frozen.kill()).with_context(stopped).exit(Exit::InDoubt);
             drop(output);
-            figures
+            let (figures, ending) = killed?;
+            // Who restores it next finds its number free, as far as that is ours to see to.
+            if !ending.wait(ITS_END) {
+                progress.notice(&format!("pid {pid} is still being ended"));
+            }
+            Ok(figures)
         }
     }
 }

@@ -63,6 +63,10 @@ fn describe_kind(model: &Model, kind: &OpenFileKind) -> String {
         OpenFileKind::Inet(inet) => describe_inet(inet),
         OpenFileKind::Unix(socket) => describe_unix(socket),
         OpenFileKind::Shm(shm) => format!("{} at {}", model.object(shm.space), shm.offset),
+        OpenFileKind::Proc(file) => {
+            let thread = file.thread.map_or(String::new(), |tid| format!("task/{tid}/"));
+            format!("{thread}{} of task {} in /proc, at {}", plain(&file.path), file.task.0, file.offset)
+        }
         OpenFileKind::External(external) => format!("outside: {}", plain(&external.id)),
     }
 }

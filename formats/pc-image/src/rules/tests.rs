@@ -257,3 +257,24 @@ fn a_filter_that_asks_another_process_is_known_by_its_return() {
     assert!(asks_another(&[insn(0x20, 0x7fc0_0000), insn(0x06, 0x7fc0_0000)].concat()));
     assert!(!asks_another(&[insn(0x20, 0x7fc0_0000), insn(0x06, 0x7fff_0000)].concat()));
 }
+
+#[test]
+fn files_of_proc_are_those_of_a_task_and_nobody_elses() {
+    for path in ["/proc/self/mem", "/proc/1", "/proc/77/maps", "/proc/thread-self/comm"] {
+        assert!(by_number(path.as_bytes()).is_some(), "{path}");
+    }
+    for path in ["/proc", "/proc/", "/proc/meminfo", "/proc/sys/kernel/pid_max", "/process/1", "/proc/1st"] {
+        assert!(by_number(path.as_bytes()).is_none(), "{path}");
+    }
+    let refused = |path: &str, flags| {
+        let file = ProcFile { task: TaskId(0), thread: None, path: path.into(), offset: 0 };
+        procfs_file(&file, flags).is_some()
+    };
+    for path in ["", "mem", "fd", "net/tcp", "fdinfo/3"] {
+        assert!(!refused(path, 2), "{path}");
+    }
+    for path in ["../1/mem", "fd/3", "root/etc/shadow", "/etc", "a//b", "x\0"] {
+        assert!(refused(path, 0), "{path}");
+    }
+    assert!(refused("uid_map", 1) && !refused("uid_map", 0));
+}

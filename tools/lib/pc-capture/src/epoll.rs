@@ -1,15 +1,24 @@
 //! epoll(7).
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 
-use pc_image::{EpollState, EpollTarget, OpenFileId, OpenFileKind};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use pc_image::{EpollState, EpollTarget, OpenFileId, OpenFileKind, rules};
 use pc_sys::kcmp;
+use pc_sys::sockopt::getsockopt_int;
 
 use crate::error::Result;
 use crate::openfile::{Descriptor, Fds, descriptors};
 use crate::procfs::{FdInfo, WatchInfo};
 
 pub(crate) fn capture(fds: &Fds<'_>, d: &Descriptor, all: &[Descriptor]) -> Result<OpenFileKind> {
+    let epoll = fds.take(d.fd)?;
+    if pc_sys::epoll::has_params(epoll.as_fd()) {
+        let what = "an epoll instance that polls busily (EPIOCSPARAMS), which cannot be moved yet";
+        return fds.refuse(d, what.to_owned());
+    }
     let mut targets = Vec::with_capacity(d.info.watches.len());
     // Files added under the same number, one after the other was closed, are told apart by their order.
     let mut seen: HashMap<u32, u32> = HashMap::new();
@@ -26,9 +35,38 @@ pub(crate) fn capture(fds: &Fds<'_>, d: &Descriptor, all: &[Descriptor]) -> Resu
             return fds.refuse(d, what);
         };
         *nth += 1;
+        if rules::is_used_up(watch.events) && fds.stopped && !can_report(fds, file, all)? {
+            let what = format!(
+                "an epoll instance whose watch of descriptor {} is used up (EPOLLONESHOT), which cannot be moved yet \
+                 where nothing is to be reported of it",
+                watch.fd
+            );
+            return fds.refuse(d, what);
+        }
         targets.push(EpollTarget { fd: watch.fd, file, events: watch.events, data: watch.data });
     }
     Ok(OpenFileKind::Epoll(EpollState { targets }))
+}
+
+/// Whether there is something to report of a file, once it is made anew: then a watch can be used up again. A listening
+/// socket does not listen yet by then, which is reported, and an empty pipe is written to and read.
+fn can_report(fds: &Fds<'_>, file: OpenFileId, all: &[Descriptor]) -> Result<bool> {
+    let Some(target) = all.iter().find(|d| d.file == file) else { return Ok(false) };
+    let open = fds.take(target.fd)?;
+    let kind = target.meta.file_type();
+    let ready = || {
+        let mut poll =
+            [PollFd::new(open.as_fd(), PollFlags::POLLIN | PollFlags::POLLOUT | PollFlags::POLLPRI)];
+        nix::poll::poll(&mut poll, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    };
+    let listens =
+        || getsockopt_int(open.as_fd(), libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|on| on == 1);
+    Ok(match target.link.as_slice() {
+        b"anon_inode:[eventfd]" => true,
+        _ if kind.is_socket() => listens() || ready(),
+        _ if kind.is_fifo() => fds.pipes.is_inside(target, fds.outside) && (target.reads() || ready()),
+        _ => false,
+    })
 }
 
 /// Whether what a running process watches has just come or gone: the list of descriptors is older than that of the watches.

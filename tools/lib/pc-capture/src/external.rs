@@ -35,8 +35,7 @@ pub(crate) fn terminal(fds: &mut Fds<'_>, d: &Descriptor) -> OpenFileKind {
 /// The end of a pipe whose other end is outside. What descriptor 2 refers to has its number, and descriptor 1 says so if it
 /// leads to the same pipe: these two have a place at the destination.
 pub(crate) fn pipe(fds: &mut Fds<'_>, d: &Descriptor, all: &[Descriptor]) -> OpenFileKind {
-    let reads = d.flags() & libc::O_ACCMODE as u32 == libc::O_RDONLY as u32;
-    let kind = if reads { ExternalKind::PipeRead } else { ExternalKind::PipeWrite };
+    let kind = if d.reads() { ExternalKind::PipeRead } else { ExternalKind::PipeWrite };
     let stderr = all.iter().find(|other| other.fd == libc::STDERR_FILENO);
     let name = match stderr {
         Some(stderr) if stderr.file == d.file => rules::STDERR_PIPE.to_owned(),

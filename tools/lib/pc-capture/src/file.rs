@@ -7,9 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::PROC_SUPER_MAGIC;
 use pc_image::{File, FileId, FileNeed};
 
 use crate::error::{Context, Result, unsupported};
+use crate::openfile::Descriptor;
 use crate::procfs::{Area, shown};
 use crate::shm::Objects;
 
@@ -27,6 +29,8 @@ pub(crate) struct Files {
     /// Files that are mapped, as /proc/PID/maps names them.
     mapped: HashMap<MapsName, FileId>,
     fresh: Vec<File>,
+    /// Devices that were asked about, and whether each is a procfs.
+    procfs: HashMap<u64, bool>,
     /// Files without a path: shared memory.
     pub objects: Objects,
 }
@@ -43,6 +47,7 @@ impl Files {
             known: HashMap::new(),
             mapped: HashMap::new(),
             fresh: Vec::new(),
+            procfs: HashMap::new(),
             objects: Objects::new(pid),
         }
     }
@@ -50,6 +55,12 @@ impl Files {
     /// The same with no path named yet.
     pub fn anew(self) -> Self {
         Self { known: HashMap::new(), mapped: HashMap::new(), fresh: Vec::new(), ..self }
+    }
+
+    /// Whether a descriptor is open on a procfs. Each has a device of its own.
+    pub fn is_procfs(&mut self, d: &Descriptor) -> bool {
+        let at = || format!("/proc/{}/fd/{}", self.pid, d.fd);
+        *self.procfs.entry(d.meta.dev()).or_insert_with(|| is_procfs(Path::new(&at())))
     }
 
     /// The number of a mapped file that was named before.
@@ -99,6 +110,11 @@ impl Files {
         if !same {
             return Err(format!("{shown}, which cannot be moved yet as its path leads to another file now"));
         }
+        if is_procfs(&there)
+            && let Some(why) = by_process(path)
+        {
+            return Err(why);
+        }
         let id = FileId(self.known.len() as u32);
         self.fresh.push(File {
             id,
@@ -132,6 +148,20 @@ impl Files {
 /// Why a file without a name cannot be moved.
 pub(crate) fn removed(shown: &str) -> String {
     format!("{shown}, which cannot be moved yet as the file has been removed")
+}
+
+fn is_procfs(path: &Path) -> bool {
+    nix::sys::statfs::statfs(path).is_ok_and(|found| found.filesystem_type() == PROC_SUPER_MAGIC)
+}
+
+/// A path in a procfs that means a process, or may.
+fn by_process(path: &[u8]) -> Option<String> {
+    let inside = path.strip_prefix(b"/proc/");
+    let plain = path == b"/proc"
+        || inside.is_some_and(|inside| inside.first().is_none_or(|byte| !byte.is_ascii_digit()));
+    (!plain).then(|| {
+        format!("{}, which means a process, and cannot be moved by its path", String::from_utf8_lossy(path))
+    })
 }
 
 /// The GNU build id of an ELF file (elf(5), `NT_GNU_BUILD_ID`).

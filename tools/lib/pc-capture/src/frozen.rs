@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use pc_image::rules::Rules;
 use pc_image::{Counts, Record, RoundEnd, SigInfo, Sink, TaskState, Thread};
 use pc_sys::pidfd::pidfd_send_signal;
@@ -124,9 +125,9 @@ impl Frozen {
         Ok(figures)
     }
 
-    /// Ends the process; does not wait until its memory is freed. One that cannot be ended without a word to its peers
+    /// Ends the process; does not wait until its memory is freed, which [`Ending::wait`] does. One that cannot be ended without a word to its peers
     /// keeps the stop that it was given, as by [`Frozen::let_go`].
-    pub fn kill(mut self) -> Result<Figures> {
+    pub fn kill(mut self) -> Result<(Figures, Ending)> {
         match self.end() {
             Ok(held) => self.figures.left_held = held,
             Err(error) => {
@@ -135,11 +136,11 @@ impl Frozen {
                 return Err(error);
             }
         }
-        let Self { tracees, connections, tracking, figures, .. } = self;
+        let Self { tracees, connections, tracking, figures, pidfd, .. } = self;
         // It is dying: whatever fails here fails because of that.
         let _ = tracees.detach();
         drop((connections, tracking));
-        Ok(figures)
+        Ok((figures, Ending(pidfd)))
     }
 
     /// Ends it without a word to its peers. Gives the table that goes on to hold back its packets.
@@ -150,6 +151,27 @@ impl Frozen {
         pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL).of(pid, "ending it")?;
         silenced.for_good();
         Ok(held)
+    }
+}
+
+/// A process that is being ended. Its memory is freed meanwhile, and until then it has its number.
+#[derive(Debug)]
+pub struct Ending(OwnedFd);
+
+impl Ending {
+    /// Waits until it has ended, but for what its parent still has to hear; no longer than `limit`. Gives whether it has.
+    pub fn wait(&self, limit: Duration) -> bool {
+        let began = Instant::now();
+        loop {
+            let left = limit.saturating_sub(began.elapsed());
+            let mut ended = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match nix::poll::poll(&mut ended, timeout) {
+                Err(nix::errno::Errno::EINTR) if !left.is_zero() => {}
+                Ok(0) if !left.is_zero() => {}
+                found => return found.is_ok_and(|ready| ready > 0),
+            }
+        }
     }
 }
 

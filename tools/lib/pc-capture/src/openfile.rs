@@ -13,10 +13,12 @@ use pc_sys::{fcntl, kcmp, pidfd};
 
 use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
 use crate::file::Files;
-use crate::procfs::{FdInfo, shown};
+use crate::procfs::{FdInfo, Status, shown};
 use crate::socket::Sockets;
 use crate::tcp::Connected;
-use crate::{epoll, eventfd, external, inet, pipe, regular, shared_port, shm, signalfd, timerfd, unix};
+use crate::{
+    epoll, eventfd, external, inet, pipe, procfile, regular, shared_port, shm, signalfd, timerfd, unix,
+};
 
 /// A descriptor as /proc shows it.
 #[derive(Debug)]
@@ -45,6 +47,16 @@ impl Descriptor {
         }
         let nameless = self.meta.is_file() && self.meta.nlink() == 0 && !link.starts_with("/memfd:");
         nameless.then(|| Unsupported::new(pid, fd, crate::file::removed(&link)))
+    }
+
+    /// Opened for reading alone.
+    pub fn reads(&self) -> bool {
+        self.flags() & libc::O_ACCMODE as u32 == libc::O_RDONLY as u32
+    }
+
+    /// Opened with `O_PATH`: it stands for a place, whatever is there.
+    pub fn is_path_only(&self) -> bool {
+        self.flags() & libc::O_PATH as u32 != 0
     }
 
     pub fn link_text(&self) -> String {
@@ -166,6 +178,9 @@ impl<'a> Fds<'a> {
     fn kind(&mut self, descriptor: &Descriptor, all: &[Descriptor]) -> Result<OpenFileKind> {
         let kind = descriptor.meta.file_type();
         let link = descriptor.link.as_slice();
+        if descriptor.is_path_only() {
+            return self.by_path(descriptor);
+        }
         if kind.is_socket() && link.starts_with(b"socket:[") {
             return self.socket(descriptor, all);
         }
@@ -180,6 +195,13 @@ impl<'a> Fds<'a> {
         }
         if self.files.objects.is_open_as(descriptor) {
             return shm::capture(self, descriptor);
+        }
+        self.by_path(descriptor)
+    }
+
+    fn by_path(&mut self, descriptor: &Descriptor) -> Result<OpenFileKind> {
+        if self.files.is_procfs(descriptor) {
+            return procfile::capture(self, descriptor);
         }
         regular::capture(self, descriptor)
     }
@@ -227,25 +249,51 @@ impl<'a> Fds<'a> {
         unsupported(self.pid, Some(descriptor.fd), what)
     }
 
-    /// Signal-driven I/O; only asked where it can be.
+    /// Who gets the signals of signal-driven I/O, which may be set before that is on.
     fn owner(&self, descriptor: &Descriptor) -> Result<Option<Owner>> {
-        let socket = descriptor.meta.file_type().is_socket();
-        if descriptor.flags() & libc::O_ASYNC as u32 == 0 && !socket {
+        if descriptor.is_path_only() {
             return Ok(None);
         }
-        let file = self.take(descriptor.fd)?;
+        let taken = self.take(descriptor.fd);
+        if taken.is_err() && !self.stopped {
+            return Ok(None); // it has just been closed, and the number may be another's by now
+        }
+        let file = taken?;
         let owner = fcntl::getown_ex(file.as_fd()).of(self.pid, "asking for a descriptor's owner")?;
         let signal = fcntl::getsig(file.as_fd()).of(self.pid, "asking for a descriptor's signal")?;
-        let pid = own_id(owner.pid);
-        Ok((owner.pid != 0 || signal != 0).then_some(Owner { kind: owner.kind, pid, signal }))
+        if owner.pid == 0 {
+            return Ok((signal != 0).then_some(Owner { kind: owner.kind, pid: 0, signal }));
+        }
+        if descriptor.meta.is_dir() {
+            // Directories have an owner by F_NOTIFY, and nothing else tells of that.
+            let what = format!("{}, whose changes are notified of (F_NOTIFY)", descriptor.link_text());
+            return self.refuse(descriptor, what + ", which cannot be moved");
+        }
+        let Some(pid) = self.own_id(owner) else {
+            let whom = match owner.kind {
+                F_OWNER_TID => "thread",
+                F_OWNER_PID => "process",
+                _ => "process group",
+            };
+            let what = format!("{}, whose signals go to {whom} {}", descriptor.link_text(), owner.pid);
+            return self.refuse(descriptor, what + " (F_SETOWN), which is not moved with it");
+        };
+        Ok(Some(Owner { kind: owner.kind, pid, signal }))
+    }
+
+    /// The id of the process, one of its threads or the group that it leads in its own pid namespace; none for a stranger's.
+    fn own_id(&self, owner: fcntl::OwnerEx) -> Option<u32> {
+        let own = match owner.kind {
+            F_OWNER_TID => std::path::Path::new(&format!("/proc/{}/task/{}", self.pid, owner.pid)).exists(),
+            _ => owner.pid == self.pid,
+        };
+        let id = own.then(|| Status::read(owner.pid).ok()).flatten()?.own_pid();
+        u32::try_from(id).ok().filter(|id| *id != 0)
     }
 }
 
-/// A process's id in its own pid namespace; a group's or a stranger's stays what it is.
-fn own_id(pid: i32) -> u32 {
-    let own = crate::procfs::Status::read(pid).map(|status| status.own_pid()).unwrap_or(0);
-    if own == 0 { pid as u32 } else { own as u32 }
-}
+const F_OWNER_TID: i32 = 0;
+const F_OWNER_PID: i32 = 1;
 
 fn known_as(name: &str) -> String {
     match name {

@@ -97,6 +97,12 @@ impl Pipes {
         }
         Self(pipes)
     }
+
+    /// Whether a descriptor is an end of a pipe all of whose ends are here.
+    pub fn is_inside(&self, d: &Descriptor, outside: &Outside) -> bool {
+        let both = |pipe: &Pipe| pipe.reader.is_some() && pipe.writer;
+        d.link.starts_with(b"pipe:[") && self.0.get(&d.meta.ino()).is_some_and(both) && !outside.has(d)
+    }
 }
 
 pub(crate) fn capture(fds: &mut Fds<'_>, d: &Descriptor, all: &[Descriptor]) -> Result<OpenFileKind> {

@@ -34,7 +34,7 @@ fn need(d: &Descriptor) -> std::result::Result<FileNeed, String> {
     if link.starts_with("/memfd:") {
         return Err(format!("a memfd of huge pages ({link}), which cannot be moved yet"));
     }
-    if kind.is_dir() || d.flags() & libc::O_PATH as u32 != 0 || !kept(&link) {
+    if kind.is_dir() || d.is_path_only() || !kept(&link) {
         return Ok(FileNeed::Kind);
     }
     if kind.is_file() {

@@ -137,7 +137,13 @@ fn bits(mask: u64) -> impl Iterator<Item = u64> {
     (0..64).filter(move |bit| mask & 1 << bit != 0)
 }
 
-fn capset(husk: &mut Husk, effective: u64, permitted: u64, inheritable: u64) -> Result<Call, RebuildError> {
+/// The call that sets these capabilities.
+pub fn capset(
+    husk: &mut Husk,
+    effective: u64,
+    permitted: u64,
+    inheritable: u64,
+) -> Result<Call, RebuildError> {
     let header = husk.put(&words(&[u64::from(CAPABILITY_VERSION_3)]))?;
     let data: Vec<u8> = [0, 32]
         .into_iter()

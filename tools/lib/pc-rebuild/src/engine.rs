@@ -26,7 +26,7 @@ use crate::tcp::Connections;
 use crate::thread::Tids;
 use crate::{
     cgroup, clocks, controls, creds, external, fdtable, file, machine, mm_settings, namespace, openfile,
-    shortage, signal, task, thread,
+    procfile, shortage, signal, task, thread,
 };
 
 /// Restores the process that `source` describes. Must be called on a thread that lives as long as the process is not to
@@ -371,7 +371,7 @@ impl<'a> Engine<'a> {
             return Ok(());
         }
         let task = self.image.task()?;
-        let taken = task.tids.iter().find_map(|tid| Some((*tid, newborn::holder_of(*tid)?)));
+        let taken = task.tids.iter().find_map(|tid| Some((*tid, newborn::still_taken(*tid)?)));
         taken.map_or(Ok(()), |(pid, holder)| Err(RebuildError::PidTaken { pid, holder }))
     }
 
@@ -506,8 +506,9 @@ impl Finisher<'_> {
         let (built, later) = namespace::in_network(&self.settings.join, || {
             openfile::build_all(image, early, self.settings, connections, notices)
         })?;
-        fdtable::install(self.newborn, table, &built)?;
+        fdtable::install(self.newborn, &procfile::others(image, table), &built)?;
         drop(built);
+        procfile::install(self.newborn, image, table)?;
         openfile::finish(self.newborn, image, table)?;
         times.descriptors = lap.take();
         signal::actions(&mut self.newborn.husk, sigs)?;

@@ -3,10 +3,11 @@
 use std::os::fd::OwnedFd;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
-use pc_image::{EpollState, EpollTarget, FdTable};
+use pc_image::{EpollState, EpollTarget, FdTable, OpenFileKind, rules};
 use pc_trace::Call;
 
 use crate::error::{Context, RebuildError, missing};
+use crate::image::Image;
 use crate::newborn::Newborn;
 
 /// An epoll instance that watches nothing yet.
@@ -17,12 +18,19 @@ pub fn build() -> Result<OwnedFd, RebuildError> {
 /// Adds what it watches, in the husk, where it is known by its numbers there.
 pub fn finish(
     newborn: &mut Newborn,
+    image: &Image,
     table: &FdTable,
     fd: u64,
     state: &EpollState,
 ) -> Result<(), RebuildError> {
     let pid = newborn.husk.pid();
-    for group in state.targets.chunks(1000) {
+    // Those first, as nothing else is to be reported yet.
+    let used_up = |target: &&EpollTarget| rules::is_used_up(target.events);
+    for target in state.targets.iter().filter(used_up) {
+        add_used_up(newborn, image, table, fd, target)?;
+    }
+    let others: Vec<_> = state.targets.iter().filter(|target| !used_up(target)).collect();
+    for group in others.chunks(1000) {
         let mut calls = Vec::new();
         for target in group {
             calls.extend(add(newborn, table, fd, target)?);
@@ -31,6 +39,54 @@ pub fn finish(
         newborn.husk.reset();
     }
     Ok(())
+}
+
+/// Adds a file that was watched once and has been reported: the kernel takes the events out of a mask only when it reports
+/// one, so there has to be one. Of the reading end of an empty pipe that is a byte, which is read again.
+fn add_used_up(
+    newborn: &mut Newborn,
+    image: &Image,
+    table: &FdTable,
+    epoll: u64,
+    target: &EpollTarget,
+) -> Result<(), RebuildError> {
+    const EPOLLIN_PRI_OUT: u32 = 0x7;
+    let pid = newborn.husk.pid();
+    let armed = EpollTarget { events: target.events | EPOLLIN_PRI_OUT, ..target.clone() };
+    let room = newborn.husk.space(16)?;
+    let mut calls = Vec::new();
+    let pipe = empty_pipe(image, table, target);
+    calls.extend(pipe.map(|(_, to)| Call::new(libc::SYS_write, [to, room, 1])));
+    calls.extend(add(newborn, table, epoll, &armed)?);
+    calls.push(Call::new(libc::SYS_epoll_wait, [epoll, room, 1, 0]));
+    let waited = calls.len() - 1;
+    calls.extend(pipe.map(|(from, _)| Call::new(libc::SYS_read, [from, room, 1])));
+    let results = newborn.husk.batch_ok(pid, &calls).what("adding to an epoll instance")?;
+    newborn.husk.reset();
+    if results.get(waited) == Some(&1) {
+        return Ok(());
+    }
+    Err(RebuildError::Unsupported(format!(
+        "an epoll instance whose watch of descriptor {} is used up (EPOLLONESHOT), and of which nothing is to be reported",
+        target.fd
+    )))
+}
+
+/// Descriptors of both ends, if this is the reading end of a pipe with nothing in it.
+fn empty_pipe(image: &Image, table: &FdTable, target: &EpollTarget) -> Option<(u64, u64)> {
+    let end = |file| match &image.open_files.get(&file)?.kind {
+        OpenFileKind::Pipe(end) => Some(end),
+        _ => None,
+    };
+    let own = end(target.file)?;
+    let reads = |file| image.open_files.get(&file).is_some_and(|open| open.flags & 3 == 0);
+    let ends = || table.fds.iter().filter(|fd| end(fd.file).is_some_and(|end| end.pipe == own.pipe));
+    if !reads(target.file) || ends().any(|fd| end(fd.file).is_some_and(|end| !end.content.is_empty())) {
+        return None;
+    }
+    let from = ends().find(|fd| reads(fd.file))?;
+    let to = ends().find(|fd| !reads(fd.file))?;
+    Some((from.fd.into(), to.fd.into()))
 }
 
 /// A file that was added under a number that is free or another's today is put there for as long as it takes.

@@ -27,9 +27,35 @@ pub fn judge(place: &Place, file: &File) -> Result<(), RebuildError> {
     if !path.is_absolute() {
         return refuse("the path is not absolute".into());
     }
-    match place.metadata(path) {
+    match look_at(place, file) {
         Ok(meta) => judge_found(place, file, &meta),
         Err(err) => refuse(format!("{err} (the process uses it)")),
+    }
+}
+
+/// A link that was opened itself (`O_PATH`) is not followed.
+fn look_at(place: &Place, file: &File) -> io::Result<Metadata> {
+    let path = path_of(file);
+    if is_link(file) {
+        return fs::File::from(place.open(path, libc::O_PATH | libc::O_NOFOLLOW, 0)?).metadata();
+    }
+    place.metadata(path)
+}
+
+fn is_link(file: &File) -> bool {
+    file.mode & KIND == libc::S_IFLNK
+}
+
+/// The same of one that is mapped or executed: not even longer than it was.
+pub fn judge_mapped(place: &Place, file: &File) -> Result<(), RebuildError> {
+    if file.need != FileNeed::Same || file.build_id.is_some() {
+        return Ok(());
+    }
+    let meta = look_at(place, file).what_of(|| format!("looking at {}", path_of(file).display()))?;
+    match (meta.size() == file.size, mtime(&meta) == file.mtime) {
+        (true, true) => Ok(()),
+        (false, _) => Err(other_size(file, &meta)),
+        _ => Err(other_time(file)),
     }
 }
 
@@ -64,13 +90,25 @@ fn same(place: &Place, file: &File, path: &Path, meta: &Metadata) -> Result<(), 
             refuse("it has another build id here".into())
         };
     }
-    if meta.size() != file.size {
-        return refuse(format!("it has {} bytes here, {} at the source", meta.size(), file.size));
+    // A log that is read may have grown meanwhile; what is mapped is judged once more.
+    let grown = meta.size() > file.size && mtime(meta) >= file.mtime;
+    if meta.size() != file.size && !grown {
+        return Err(other_size(file, meta));
     }
-    if mtime(meta) != file.mtime {
-        return refuse("it was modified at another time than at the source".into());
+    if mtime(meta) != file.mtime && !grown {
+        return Err(other_time(file));
     }
     Ok(())
+}
+
+fn other_size(file: &File, meta: &Metadata) -> RebuildError {
+    let (path, here, there) = (path_of(file).display(), meta.size(), file.size);
+    RebuildError::Unsupported(format!("{path}: it has {here} bytes here, {there} at the source"))
+}
+
+fn other_time(file: &File) -> RebuildError {
+    let path = path_of(file).display();
+    RebuildError::Unsupported(format!("{path}: it was modified at another time than at the source"))
 }
 
 fn mtime(meta: &Metadata) -> i64 {
@@ -97,6 +135,7 @@ pub fn open(place: &Place, file: &File, flags: i32) -> Result<OwnedFd, RebuildEr
     // Beside O_PATH openat2(2) takes no flag that has no meaning then.
     const BESIDE_PATH: i32 = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
     let flags = if flags & libc::O_PATH != 0 { flags & BESIDE_PATH } else { flags | libc::O_NOCTTY };
+    let flags = if is_link(file) { flags | libc::O_NOFOLLOW } else { flags };
     place.open(path, flags, 0).what_of(|| format!("opening {}", path.display()))
 }
 

@@ -38,6 +38,7 @@ mod newborn;
 mod openfile;
 mod pipe;
 mod place;
+mod procfile;
 mod regular;
 mod running;
 mod settings;

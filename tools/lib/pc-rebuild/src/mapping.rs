@@ -60,7 +60,11 @@ pub fn map_all(newborn: &mut Newborn, image: &Image, vmas: &[&Vma]) -> Result<()
             let flags = if key.1 { libc::O_RDWR } else { libc::O_RDONLY };
             entry.insert(opened.len());
             opened.push(match key.0 {
-                Shown::File(file) => file::open(&image.place, image.file(file)?, flags)?,
+                Shown::File(file) => {
+                    let file = image.file(file)?;
+                    file::judge_mapped(&image.place, file)?;
+                    file::open(&image.place, file, flags)?
+                }
                 Shown::Object(space) if key.1 => image.objects.first(space)?,
                 Shown::Object(space) => image.objects.open(space, flags)?,
             });

@@ -135,7 +135,7 @@ fn born(
     let child = loop {
         match fork_husk(birth) {
             Err(err) if err.raw_os_error() == Some(libc::EEXIST) => {
-                if let Some(holder) = holder_of(pid) {
+                if let Some(holder) = still_taken(pid) {
                     return Err(RebuildError::PidTaken { pid, holder });
                 }
                 if start.elapsed() > PID_PATIENCE {
@@ -153,6 +153,53 @@ fn born(
     Ok((child, None))
 }
 
+/// How long the end of a process is waited for that was killed, and for the parent of one that has ended.
+const ENDING_PATIENCE: Duration = Duration::from_secs(2);
+const ZOMBIE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Who has a pid and keeps it: one who is just ending (the original, say) is given a while.
+pub fn still_taken(pid: u32) -> Option<String> {
+    let start = Instant::now();
+    loop {
+        let holder = holder_of(pid)?;
+        let patience = match ending(pid) {
+            Some(Ending::Zombie(_)) => ZOMBIE_PATIENCE,
+            Some(Ending::Dying) => ENDING_PATIENCE,
+            None => return Some(holder),
+        };
+        if start.elapsed() > patience {
+            return Some(holder);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// How far a process or thread has ended.
+enum Ending {
+    /// It frees what it had, or is about to.
+    Dying,
+    /// Its parent has to hear of it.
+    Zombie(String),
+}
+
+fn ending(pid: u32) -> Option<Ending> {
+    const PF_EXITING: u64 = 0x4;
+    const SIGKILL: u64 = 1 << 8;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    if matches!(*fields.first()?, "Z" | "X") {
+        return Some(Ending::Zombie((*fields.get(1)?).to_owned()));
+    }
+    let exiting = fields.get(6)?.parse::<u64>().is_ok_and(|flags| flags & PF_EXITING != 0);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let mut pending = status.lines().filter_map(|line| line.split_once(':'));
+    let killed = pending.any(|(key, mask)| {
+        matches!(key, "SigPnd" | "ShdPnd")
+            && u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & SIGKILL != 0)
+    });
+    (exiting || killed).then_some(Ending::Dying)
+}
+
 /// Who has a pid: a process, a thread, or a process group or session of that number.
 pub fn holder_of(pid: u32) -> Option<String> {
     let text = |name: &str| {
@@ -163,7 +210,12 @@ pub fn holder_of(pid: u32) -> Option<String> {
     let line = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).map(str::trim);
     let stopped = line("State:").is_some_and(|s| s.starts_with('T'));
     let thread = line("Tgid:").filter(|t| *t != pid.to_string()).map(|t| format!(", a thread of {t}"));
-    let state = if stopped { ", which is stopped (the original?)" } else { "" };
+    let state = match ending(pid) {
+        Some(Ending::Zombie(parent)) => format!(", a zombie, its parent is {parent}"),
+        Some(Ending::Dying) => ", which is ending".to_owned(),
+        None if stopped => ", which is stopped (the original?)".to_owned(),
+        None => String::new(),
+    };
     Some(format!("“{}”{}{state}", comm.trim().escape_debug(), thread.unwrap_or_default()))
 }
 

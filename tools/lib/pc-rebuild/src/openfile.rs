@@ -107,7 +107,7 @@ pub fn build_all(
     unix::build_pairs(image, &mut built)?;
     for open in image.open_files.values() {
         let fd = match &open.kind {
-            OpenFileKind::Pipe(_) => continue,
+            OpenFileKind::Pipe(_) | OpenFileKind::Proc(_) => continue,
             OpenFileKind::Regular(regular) => regular::build(image, open, regular, early.take(open))?,
             OpenFileKind::Event(event) => eventfd::build(event)?,
             OpenFileKind::Epoll(_) => epoll::build()?,
@@ -169,7 +169,7 @@ pub fn finish(newborn: &mut Newborn, image: &Image, table: &FdTable) -> Result<(
         }
         match &open.kind {
             OpenFileKind::Timer(timer) => calls.extend(timerfd::finish(newborn, fd, timer)?),
-            OpenFileKind::Epoll(state) => epoll::finish(newborn, table, fd, state)?,
+            OpenFileKind::Epoll(state) => epoll::finish(newborn, image, table, fd, state)?,
             _ => {}
         }
     }

@@ -27,7 +27,10 @@ pub fn build(
     };
     let meta = file.metadata().what_of(|| format!("looking at {}", file::path_of(record).display()))?;
     file::judge_found(&image.place, record, &meta)?;
-    file::judge_offset(record, &meta, regular.offset)?;
+    // What is appended goes to the end, wherever that is by now.
+    if open.flags as i32 & libc::O_APPEND == 0 {
+        file::judge_offset(record, &meta, regular.offset)?;
+    }
     let fd = OwnedFd::from(file);
     if regular.offset != 0 && open.flags as i32 & libc::O_PATH == 0 {
         let offset = i64::try_from(regular.offset).unwrap_or(i64::MAX);

@@ -153,6 +153,7 @@ pub fn mm(newborn: &mut Newborn, image: &Image, state: &MmState) -> Result<(), R
     const PR_SET_MM_MAP: u64 = 14;
     let exe = image.file(state.exe)?;
     file::judge(&image.place, exe)?;
+    file::judge_mapped(&image.place, exe)?;
     let path = file::path_of(exe).display().to_string();
     let exe = file::open(&image.place, exe, libc::O_RDONLY)?;
     let fd = send(newborn, std::iter::once(exe.as_fd()))?[0];
