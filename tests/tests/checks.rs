@@ -14,7 +14,7 @@ use pc_tests::{Folder, Guest, dump_to_file, program, restored, run, said, wait_f
 type Arguments = fn(&Folder) -> Vec<PathBuf>;
 
 /// How each guest program is started that takes more than a report, or a report and a folder.
-const GUESTS: [(&str, Arguments); 10] = [
+const GUESTS: [(&str, Arguments); 11] = [
     ("guest-apart", |folder| {
         let file = folder.file("file");
         fs::write(&file, "x").unwrap();
@@ -35,6 +35,7 @@ const GUESTS: [(&str, Arguments); 10] = [
         fs::write(&below, vec![7; 64 << 12]).unwrap();
         vec![folder.file("report"), below]
     }),
+    ("guest-odd", |folder| vec!["dates".into(), folder.file("report")]),
     ("guest-shared", |folder| vec![folder.file("report")]),
     ("guest-state", |folder| vec![folder.file("report"), folder.file("")]),
     ("guest-tcp", |folder| vec![folder.file("report"), "127.0.0.1:0".into(), "echo".into()]),

@@ -40,7 +40,7 @@ pub fn read(pid: i32, who: &mut Who, sample: &mut Sample) {
             numbers.iter().find(|first| kcmp_file((pid, **first), (pid, *number)).is_ok_and(|o| o.is_eq()));
         sample.note("fd/same as", &of, first.map_or_else(String::new, ToString::to_string));
         let nameless = is_nameless(link);
-        fdinfo(info, (&of, nameless), who, sample);
+        fdinfo(info, (&of, link, nameless), who, sample);
         match pidfd_getfd(pidfd.as_fd(), *number) {
             Ok(fd) => descriptor(&fd, &of, link, who, sample),
             // One opened by O_PATH.
@@ -83,7 +83,7 @@ fn without_number(link: &str, who: &mut Who) -> String {
     }
 }
 
-fn fdinfo(info: &str, (of, nameless): (&str, bool), who: &mut Who, sample: &mut Sample) {
+fn fdinfo(info: &str, (of, link, nameless): (&str, &str, bool), who: &mut Who, sample: &mut Sample) {
     let mut watched = Vec::new();
     // Between its expiry and the next read, a timer with an interval has no time left.
     let ticking = info.contains("it_interval:") && !info.contains("it_interval: (0, 0)");
@@ -93,7 +93,7 @@ fn fdinfo(info: &str, (of, nameless): (&str, bool), who: &mut Who, sample: &mut 
             "ino" if nameless => who.inode(value.trim()),
             "ino" => who.known_inode(value.trim()),
             "Pid" | "NSpid" => who.id(value.trim().parse().unwrap_or(-1)),
-            "flags" if nameless => without_large_file(value.trim()),
+            "flags" if link.starts_with("pipe:[") => without_large_file(value.trim()),
             // It goes on, stopped or not.
             "ticks" if ticking => "go on".to_owned(),
             // What is left of the time.
