@@ -206,7 +206,7 @@ fn by_the_kernel(plan: &Plan) -> Result<Relations, String> {
     };
     let steps: String = plan.steps.iter().map(line).collect();
     let mut command = Command::new("unshare");
-    let command = command.arg("--pid").arg(program("puppets"));
+    let command = command.arg("--pid").arg(program("guest-puppets"));
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|why| why.to_string())?;
     let written = child.stdin.take().map(|mut input| input.write_all(steps.as_bytes()));

@@ -25,7 +25,7 @@ pub fn read(pid: i32, who: &mut Who, sample: &mut Sample) {
     let links: Vec<String> = numbers.iter().map(|number| link(pid, *number)).collect();
     let infos: Vec<String> = numbers.iter().map(|number| info(pid, *number)).collect();
     // All before any: an epoll instance may watch what has a higher number.
-    for (_, info) in links.iter().zip(&infos).filter(|(link, _)| is_nameless(link)) {
+    for (_, info) in links.iter().zip(&infos).filter(|(link, _)| is_nameless(link) || link.contains(":[")) {
         info.lines().filter_map(|line| line.strip_prefix("ino:")).for_each(|ino| drop(who.inode(ino.trim())));
     }
     for (i, number) in numbers.iter().enumerate() {
@@ -130,7 +130,10 @@ fn epoll_target(line: &str, who: &Who) -> String {
             _ => word.to_owned(),
         })
         .collect();
-    words.join(" ")
+    // The device of a procfs is another in another pid namespace.
+    let known = words.iter().any(|word| word.starts_with("ino:#"));
+    let words = words.into_iter().filter(|word| !known || !word.starts_with("sdev:"));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 fn descriptor(fd: &OwnedFd, of: &str, link: &str, who: &Who, sample: &mut Sample) {

@@ -1,6 +1,6 @@
 //! Plain processes that carry out a plan of births: what the kernel makes of it is printed.
 //!
-//! `puppets < steps`, in a pid namespace of which it is not yet a member (`unshare --pid`, no fork): its child is
+//! `guest-puppets < steps`, in a pid namespace of which it is not yet a member (`unshare --pid`, no fork): its child is
 //! the namespace's init and the builder of the plan. A step a line: `clone BY PID SIBLING`, `setsid PID`, `setpgid PID
 //! GROUP`, `subreaper PID 0|1`, `exit PID`; BY 0 is the builder. Then a line for each process: `PID PARENT GROUP SESSION`,
 //! with 0 for the builder's. All share a page through which the builder tells one of them what to do.
@@ -183,7 +183,7 @@ fn main() -> ExitCode {
         0 => match build(board) {
             Ok(()) => ExitCode::SUCCESS,
             Err(why) => {
-                eprintln!("puppets: {why}");
+                eprintln!("guest-puppets: {why}");
                 ExitCode::FAILURE
             }
         },
