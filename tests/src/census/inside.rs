@@ -98,12 +98,28 @@ pub fn read(tracees: &mut Tracees, who: &Who, sample: &mut Sample) {
     remote.finish().expect("all put back");
 }
 
+/// Extended state in which SSE registers of zeroes are not said to be in use: whether they are is the processor's own affair
+/// (Intel SDM 1, 13.6), and an init state reads the same.
+fn in_use(mut state: Vec<u8>) -> Vec<u8> {
+    const XMM: std::ops::Range<usize> = 160..416;
+    const XSTATE_BV: usize = 512;
+    const SSE: u8 = 1 << 1;
+    if state.len() > XSTATE_BV && state[XMM].iter().all(|byte| *byte == 0) {
+        state[XSTATE_BV] &= !SSE;
+    }
+    state
+}
+
 /// What ptrace(2) tells without a call.
 fn held(tracees: &Tracees, who: &Who, sample: &mut Sample) {
     for tid in tracees.tids() {
         let of = who.thread(tid);
         registers(tracees, tid, &of, sample);
-        sample.note("ptrace/extended registers", &of, hex(&tracees.xstate(tid).expect("extended state")));
+        sample.note(
+            "ptrace/extended registers",
+            &of,
+            hex(&in_use(tracees.xstate(tid).expect("extended state"))),
+        );
         sample.note("ptrace/signal mask", &of, format!("{:x}", tracees.sigmask(tid).expect("a mask")));
         sample.note("ptrace/rseq", &of, format!("{:x?}", tracees.rseq(tid).expect("rseq")));
         sample.note("ptrace/pending", &of, pending(tracees, tid, false));

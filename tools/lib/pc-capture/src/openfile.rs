@@ -397,7 +397,8 @@ fn descriptor(pid: i32, fd: i32) -> std::io::Result<Descriptor> {
 
 /// Numbers the open file descriptions; those that a running process has closed meanwhile are left out.
 fn identify_open(pid: i32, all: &mut Vec<Descriptor>, stopped: bool) -> Result<()> {
-    const TRIES: usize = 20;
+    // On a busy machine a look takes longer than a descriptor of a busy process lives.
+    const TRIES: usize = 200;
     for _ in 0..TRIES {
         match identify(pid, all) {
             Err(_) if !stopped => all.retain(|descriptor| still_there(pid, descriptor)),
