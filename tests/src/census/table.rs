@@ -218,7 +218,8 @@ pub const ROWS: &[(&str, &[Row])] = &[
         carried("settings of huge pages", "", &["status/THP_enabled", "prctl/THP_DISABLE", "smaps/THPeligible"]),
         carried("merging of all pages of the process", "", &["prctl/MEMORY_MERGE", "ksm_stat/ksm_merge_any"]),
         carried("which parts of memory a core dump has", "", &["coredump_filter"]),
-        carried("traps for CPUID and the time-stamp counter", "", &["arch_prctl/CPUID", "prctl/TSC"]),
+        carried("a trap for the time-stamp counter", "", &["prctl/TSC"]),
+        refused("a trap for CPUID", "once the process is stopped; it then runs on", &["arch_prctl/CPUID"]),
         carried("local descriptor table", "", &["modify_ldt"]),
         inherited("address masking, permission for large register sets", "", &[
             "status/untag_mask", "arch_prctl/UNTAG_MASK", "arch_prctl/XCOMP_PERM", "arch_prctl/XCOMP_GUEST_PERM",
