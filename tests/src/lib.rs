@@ -57,7 +57,7 @@ pub fn said(output: &Output) -> String {
 }
 
 /// Descriptors that whoever runs the tests has left open (job runners do) are no guest's: they would reach outside.
-pub(crate) fn keep_what_was_inherited() {
+pub fn keep_what_was_inherited() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| pc_sys::fcntl::close_on_exec_from(3).expect("close_range"));
 }

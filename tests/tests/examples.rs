@@ -124,6 +124,7 @@ fn tools() -> PathBuf {
 
 /// Runs a program of the examples with the tools in its PATH.
 fn run(program: &str, args: &[&str], variables: &[(&str, &str)]) -> Output {
+    pc_tests::keep_what_was_inherited();
     let path = format!("{}:{}", tools().display(), std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new(program);
     command.args(args).current_dir(root()).env("PATH", path).stdin(Stdio::null());

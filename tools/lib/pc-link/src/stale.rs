@@ -143,9 +143,10 @@ mod tests {
         assert!(path.exists(), "somebody listens");
         drop(listens);
         fs::remove_file(&path).unwrap();
-        drop(UnixDatagram::bind(&path).unwrap());
+        let datagrams = UnixDatagram::bind(&path).unwrap();
         clear(&path).unwrap();
-        assert!(path.exists(), "nobody can tell of datagrams");
+        assert!(path.exists(), "somebody takes datagrams");
+        drop(datagrams);
         fs::remove_file(&path).unwrap();
         fs::write(&path, "kept").unwrap();
         assert_eq!(clear(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
