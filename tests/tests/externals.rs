@@ -44,6 +44,23 @@ fn what_cannot_be_moved_is_refused_by_name_and_runs_on() {
         ("import select, ctypes\nctypes.CDLL(None).inotify_init()", "inotify"),
         ("import fcntl\nf = open(sys.executable)\nfcntl.flock(f, fcntl.LOCK_SH)", "lock"),
         ("f = os.pidfd_open(os.getpid())", "pidfd"),
+        (
+            "u = socket.socket(1, 2)\nu.bind('\\0pc-to%d' % os.getpid())\nv = socket.socket(1, 2)\nv.bind('\\0pc-from%d' % os.getpid())\nv.sendto(b'x', u.getsockname())",
+            "a sender's name",
+        ),
+        (
+            "u = socket.socket(2, 2)\nu.connect(('127.0.0.1', 9))\nu.setsockopt(17, 1, 1)\nu.send(b'x')",
+            "holds back a datagram",
+        ),
+        (
+            "u = socket.socket(2, 2)\nu.connect(('127.0.0.1', 9))\nu.send(b'x')\nimport time\ntime.sleep(0.1)",
+            "waits to be fetched",
+        ),
+        ("u = socket.socket(2, 2)\nu.setsockopt(1, 37, 0x98)", "SO_TIMESTAMPING"),
+        (
+            "u = socket.socket(2, 2)\nu.setsockopt(1, 2, 1)\nu.bind(('127.0.0.1', 0))\nv = socket.socket(2, 2)\nv.setsockopt(1, 2, 1)\nv.bind(u.getsockname())\nu.setsockopt(1, 2, 0)",
+            "shares 127.0.0.1",
+        ),
         ("n = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)", "netlink"),
         ("import subprocess\nchild = subprocess.Popen(['sleep', '60'])", "children"),
     ];

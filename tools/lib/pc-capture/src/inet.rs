@@ -271,7 +271,7 @@ pub(crate) fn peer(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
     address(getpeername::<SockaddrStorage>(socket.as_raw_fd()).ok()?)
 }
 
-pub(crate) fn address(found: SockaddrStorage) -> Option<SocketAddr> {
+fn address(found: SockaddrStorage) -> Option<SocketAddr> {
     if let Some(v4) = found.as_sockaddr_in() {
         return Some(SocketAddr::V4((*v4).into()));
     }

@@ -2,14 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::IoSliceMut;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::sys::socket::{MsgFlags, SockaddrStorage, recvmsg};
 use pc_image::{Datagram, FilterStep, Membership, Queue, SockOpt, SocketState};
 use pc_sys::sockopt::{self, getsockopt_int, setsockopt};
-use pc_sys::{multicast, netlink};
+use pc_sys::{datagram, multicast, netlink};
 
 use crate::error::{Context, Result};
 use crate::inet;
@@ -253,19 +251,13 @@ pub(crate) fn waiting(socket: BorrowedFd<'_>) -> std::io::Result<Waiting> {
     let mut found = Waiting { datagrams: Vec::new(), special: false };
     let _behind = PeekAt::begin(socket, 0)?;
     let mut room = vec![0u8; LONGEST];
-    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     loop {
-        let mut into = [IoSliceMut::new(&mut room)];
-        let got = match recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut into, None, flags) {
-            Err(nix::Error::EAGAIN) => return Ok(found),
+        let got = match datagram::peek(socket, &mut room) {
+            Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => return Ok(found),
             got => got?,
         };
-        let from = got.address.and_then(inet::address);
-        let named = got.address.as_ref().and_then(SockaddrStorage::as_unix_addr);
-        let named = named.is_some_and(|unix| unix.path().is_some() || unix.as_abstract().is_some());
-        found.special |= named || got.flags.intersects(MsgFlags::MSG_CTRUNC | MsgFlags::MSG_TRUNC);
-        let len = got.bytes;
-        found.datagrams.push(Datagram { from, bytes: room[..len].to_vec() });
+        found.special |= got.from_named || got.cut;
+        found.datagrams.push(Datagram { from: got.from, bytes: got.bytes });
     }
 }
 

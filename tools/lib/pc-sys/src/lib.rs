@@ -7,6 +7,7 @@
 pub mod birth;
 pub mod clone;
 pub mod cpu;
+pub mod datagram;
 pub mod epoll;
 pub mod fcntl;
 pub mod kcmp;
