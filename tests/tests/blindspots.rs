@@ -97,6 +97,13 @@ impl SlowDisk {
     fn slow_for(&self, guest: &Guest) {
         fs::write(self.group.join("cgroup.procs"), guest.arg()).expect("a member");
     }
+
+    /// Lets it be in our own control group again, which a copy of it will be in too.
+    fn no_longer_slow_for(&self, guest: &Guest) {
+        let groups = fs::read_to_string("/proc/self/cgroup").expect("our groups");
+        let ours = groups.lines().find_map(|line| line.split_once(":blkio:/")).map_or("", |(_, path)| path);
+        fs::write(Path::new(BLKIO).join(ours).join("cgroup.procs"), guest.arg()).expect("a member");
+    }
 }
 
 impl Drop for SlowDisk {
@@ -161,6 +168,7 @@ impl Reader {
 
     /// Its copy, which takes its pid, goes on on the slow disk too.
     fn restored(mut self, image: &Path) -> Reader {
+        self.disk.no_longer_slow_for(&self.guest);
         end_original(&mut self.guest, image);
         self.guest = pc_tests::restored(image, &[]);
         self.disk.slow_for(&self.guest);

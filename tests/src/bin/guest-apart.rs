@@ -141,7 +141,8 @@ fn findings(held: &mut File, file: &str) -> String {
     );
     for value in ["loginuid", "autogroup"] {
         let text = fs::read_to_string(format!("/proc/self/{value}")).unwrap_or_default();
-        let text = text.trim().rsplit(' ').next().unwrap_or_default().to_owned();
+        // What is of no session has no autogroup, which says nothing, and counts as one of nice value 0.
+        let text = text.split_whitespace().last().unwrap_or("0");
         found += &format!("{value} {text}\n");
     }
     found

@@ -225,8 +225,11 @@ fn read_file(path: &Path, (name, how): (&str, How), of: &str, who: &Who, sample:
         How::Sched => sched(&text(path), of, sample),
         How::Timers => timers(&text(path), who, sample),
         How::Auxv => auxv(path, of, sample),
-        // `/autogroup-NUMBER nice N`: the number is that of a session.
-        How::Autogroup => sample.note(name, of, text(path).split_once(' ').map_or("", |(_, nice)| nice)),
+        // `/autogroup-NUMBER nice N`: the number is that of a session. Nothing where it is of none, as what began before
+        // any session did: such a one has the nice value that autogroups are born with.
+        How::Autogroup => {
+            sample.note(name, of, text(path).split_once(' ').map_or("nice 0", |(_, nice)| nice))
+        }
     }
 }
 
