@@ -11,6 +11,10 @@ build:
 test:
     ./tests/run
 
+# The same with many moves in a row and the whole fault matrix (hours)
+test-long:
+    ./tests/run --long
+
 # Move the self-checking guest on Debian's own 6.1 and 6.12 kernels, in an emulator, with each tracker (some minutes)
 test-kernels *kernels:
     ./tests/kernels {{kernels}}

@@ -212,12 +212,17 @@ impl HandOver {
 
     /// Waits until both tools have ended.
     pub fn finish(self) -> Ended {
+        self.finish_within(1.0)
+    }
+
+    /// Waits until both tools have ended, where what they were told to wait for takes this many times longer.
+    pub fn finish_within(self, times: f64) -> Ended {
         let HandOver { mut dump, mut restore, send, folder, relay, threads } = self;
         let of = |tool: &str| fs::read_to_string(folder.file(tool)).unwrap_or_default();
         let said = || TOOLS.map(of).join(" | ");
         let plan = relay.plan;
         let ended = |tool: &mut Tool, name: &str, most: u64| {
-            let mut patience = Patience::new(Duration::from_secs(most));
+            let mut patience = Patience::new(Duration::from_secs(most).mul_f64(times));
             loop {
                 match tool.0.try_wait().expect("wait") {
                     Some(status) => return Some(status),

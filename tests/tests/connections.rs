@@ -7,7 +7,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -440,7 +440,8 @@ fn a_download_goes_on_through_moves() {
     let guest = Guest::start(server.arg(folder.file("")).arg("8000"));
     let mut stream = hosts.connect(address);
     let got = Arc::new(AtomicU64::new(0));
-    let progress = got.clone();
+    let moved = Arc::new(AtomicBool::new(false));
+    let (progress, over) = (got.clone(), moved.clone());
     let client = std::thread::spawn(move || {
         stream.write_all(b"GET /file HTTP/1.0\r\n\r\n").expect("it lives");
         let mut answer = BufReader::new(stream);
@@ -450,10 +451,13 @@ fn a_download_goes_on_through_moves() {
             answer.read_line(&mut line).expect("a head");
         }
         let mut body = vec![0; LEN];
-        for piece in body.chunks_mut(1 << 20) {
+        for (at, piece) in body.chunks_mut(1 << 20).enumerate() {
             answer.read_exact(piece).expect("the connection lives");
             progress.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(30));
+            // Ever slower, for as long as the moves take: what is half of what is left takes as long as that before.
+            if !over.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(30) * 64 / (64 - at as u32));
+            }
         }
         assert_eq!(answer.read(&mut [0]).expect("an end"), 0);
         body
@@ -462,6 +466,7 @@ fn a_download_goes_on_through_moves() {
     let guest = hosts.moved(guest, Host::One);
     let guest = hosts.moved(guest, Host::Two);
     assert!(got.load(Ordering::Relaxed) < 64, "it was through before the moves were");
+    moved.store(true, Ordering::Relaxed);
     let body = client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     assert!(body == file, "another file");
     hosts.assert_no_tables();

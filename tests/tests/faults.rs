@@ -2,7 +2,7 @@
 //! stalled and corrupted. Afterwards exactly one copy runs, or one is stopped and pc-dump has said so (8) or was killed
 //! itself, and `--resolve` settles it. Never two, never none, never a wrong byte, and nothing is left.
 //!
-//! `PC_FAULTS=1000` makes so many points of it; 100 without it, a fifth of them over pc-send and pc-recv. With
+//! `PC_FAULTS=1000` makes so many points of it; 50 without it, a fifth of them over pc-send and pc-recv. With
 //! `PC_FAULTS_AT='"Thread" Cut'` those between the two tools are points that have all of these words. The guest is the
 //! same all the way, and checks itself.
 
@@ -314,12 +314,14 @@ fn slower(blow: Blow, slowness: f64) -> Blow {
 fn strike(writer: Writer, link: Option<Link<'_>>, plan: Option<(When, Blow)>) -> (Fate, bool, Writer) {
     let pid = writer.guest.pid();
     let (fds, mounted) = (descriptors(pid), mounts());
-    let slowness = slowness();
+    // Of a machine that is slower still, some moments come too late, which is provided for.
+    let slowness = slowness().min(6.0);
     let plan = plan.map(|(when, blow)| (when, slower(blow, slowness)));
     let option = |name, limit: Duration| format!("{name}={}ms", limit.mul_f64(slowness).as_millis());
     let (timeout, freeze) = (option("--timeout", SILENCE), option("--freeze-timeout", FREEZE));
     let dump = ["--rounds=2", "--downtime-limit=0", &timeout, &freeze];
-    let ended = HandOver::start_over(link, &writer.guest.arg(), &dump, &[&timeout], plan).finish();
+    let ended =
+        HandOver::start_over(link, &writer.guest.arg(), &dump, &[&timeout], plan).finish_within(slowness);
     let Ended { dumped, restored, struck, said, folder, .. } = &ended;
     // Over a link, it is pc-recv that has ended, which may have lost the link to pc-send.
     let restored = restored.code().filter(|code| link.is_none() || *code == 0);
@@ -330,7 +332,9 @@ fn strike(writer: Writer, link: Option<Link<'_>>, plan: Option<(When, Blow)>) ->
     // On a busy machine the stop alone may take longer than it may.
     let (missed, late) = (plan.is_some() && !struck, said.contains("the destination was not ready in time"));
     let allowed = plan.filter(|_| !late).map_or(&[0, 1, 5, 6, 7, 8][..], |(_, blow)| codes(blow));
-    let known = outcome.dumped.map_or(may_die(plan) || unheard, |code| allowed.contains(&code));
+    // Nor may it come to run in time to see that it is late.
+    let ended = slowness > 1.0 && said.contains("frozen for too long by a pc-dump that stood still");
+    let known = outcome.dumped.map_or(may_die(plan) || unheard || ended, |code| allowed.contains(&code));
     assert!(known, "not what pc-tools(7) says: {outcome}");
     assert!(!missed || fate == Fate::Moved || late, "a move that nothing befell has failed: {outcome}");
     if writer.guest.pid() == pid {
@@ -376,7 +380,7 @@ fn kind(blow: Blow) -> String {
 
 /// So many points are wanted in all.
 fn wanted() -> usize {
-    std::env::var("PC_FAULTS").map_or(100, |n| n.parse().expect("PC_FAULTS is a number"))
+    std::env::var("PC_FAULTS").map_or(50, |n| n.parse().expect("PC_FAULTS is a number"))
 }
 
 #[test]

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use pc_tests::{Way, Writer};
 
-/// How many moves in a row: `PC_MOVES`, else 100 (some 20 s on two idle cores).
+/// How many moves in a row: `PC_MOVES`, else 20.
 fn moves() -> usize {
-    std::env::var("PC_MOVES").ok().and_then(|n| n.parse().ok()).unwrap_or(100)
+    std::env::var("PC_MOVES").ok().and_then(|n| n.parse().ok()).unwrap_or(20)
 }
 
 fn moved_in_a_row(way: Way, args: &[&str]) {

@@ -8,13 +8,13 @@ use pc_image::Machine;
 use pc_sys::pidfd;
 
 use crate::controls::Probe;
+use crate::costs::Costs;
 use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
 use crate::file::Files;
 use crate::foretold::Foretold;
 use crate::memory::{self, Known};
 use crate::mm_check;
-use crate::openfile::{Fds, descriptors};
-use crate::pipe::Outside;
+use crate::openfile::{Fds, Seen, descriptors};
 use crate::procfs::{Stat, Status};
 use crate::report::Report;
 use crate::shm::is_gone;
@@ -32,13 +32,15 @@ pub(crate) struct Target {
     pub status: Status,
     pub stat: Stat,
     pub files: Files,
-    pub outside: Outside,
+    pub seen: Seen,
     /// What smaps told of the mappings.
     pub known: Known,
     /// Its TCP connections, if they are taken along.
     pub connections: Connections,
     /// The machine, but for what it needs and the clocks.
     pub machine: Machine,
+    /// What it takes to look at it.
+    pub costs: Costs,
     /// What people should know of the move.
     pub report: Report,
     /// Tells whether something bars it from others.
@@ -73,9 +75,9 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
         collect(files.link(link, pc_image::FileNeed::Kind), &mut bad)?;
     }
     let all = descriptors(pid, false)?;
-    let (mut outside, connected) = (Outside::default(), Connected::of(settings));
+    let (mut seen, connected) = (Seen::default(), Connected::of(settings));
     let mut captured =
-        Fds::of(pid, pidfd.as_fd(), &mut files, &mut outside, connected, false, all)?.capture(FDS)?;
+        Fds::of(pid, pidfd.as_fd(), &mut files, &mut seen, connected, false, all)?.capture(FDS)?;
     bad.append(&mut captured.unsupported);
     bad.extend(files.objects.judge()?);
     bad.extend(tcp::unready(settings, pidfd.as_fd())?);
@@ -94,11 +96,12 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
     if let Some(namespaces) = namespace::look(pid)? {
         namespace::needs(&namespaces, &mut report);
     }
+    let costs = Costs { thread: foretold.per_thread, ..Costs::default() };
     let machine = foretold.machine;
     let connections = Connections::prepare(settings)?;
     // Named once more when they are captured, as they may be others then.
     let files = files.anew();
-    Ok(Target { pid, pidfd, status, stat, files, outside, known, connections, machine, report, probe })
+    Ok(Target { pid, pidfd, status, stat, files, seen, known, connections, machine, costs, report, probe })
 }
 
 fn collect<T>(result: Result<T>, bad: &mut Vec<Unsupported>) -> Result<Option<T>> {

@@ -72,12 +72,14 @@ fn can_report(fds: &Fds<'_>, file: OpenFileId, all: &[Descriptor]) -> Result<boo
 /// Whether what a running process watches has just come or gone: the list of descriptors is older than that of the watches.
 fn came_or_went(pid: i32, epfd: i32, watch: &WatchInfo) -> bool {
     const LOOKS: usize = 20;
+    // Of the number alone, which takes a few microseconds: what comes and goes is not there for longer.
+    const GLANCES: usize = 50;
+    let is_there = || kcmp::kcmp_epoll_tfd(pid, watch.fd as i32, epfd, watch.fd, 0).unwrap_or(false);
+    let is_watched = || FdInfo::read(pid, epfd).is_ok_and(|info| info.watches.contains(watch));
     (0..LOOKS).any(|_| {
-        let (now, info) = (descriptors(pid, false), FdInfo::read(pid, epfd));
-        let open = |d: &Descriptor| d.fd == watch.fd as i32;
-        let known =
-            now.is_ok_and(|now| now.iter().any(open) || watched(pid, epfd, watch.fd, 0, &now).is_some());
-        known || !info.is_ok_and(|info| info.watches.contains(watch))
+        let now = descriptors(pid, false);
+        (0..GLANCES).any(|_| is_there() || !is_watched())
+            || now.is_ok_and(|now| watched(pid, epfd, watch.fd, 0, &now).is_some())
     })
 }
 

@@ -1,11 +1,14 @@
 //! What can be said of a process while it runs, as it would be sent: for the rules, before anything is touched.
 
+use std::time::Duration;
+
 use pc_image::rules::Rules;
 use pc_image::{
     FdTable, Machine, MapChange, OpenFile, Record, Space, SpaceKind, Task, TaskState, Thread, Vma,
 };
 
 use crate::check::tids;
+use crate::costs::timed;
 use crate::error::{Result, Unsupported, is_alive};
 use crate::file::Files;
 use crate::openfile::Captured;
@@ -26,6 +29,8 @@ pub(crate) struct Foretold {
     pub table: FdTable,
     pub state: TaskState,
     pub threads: Vec<Thread>,
+    /// How long it took to look at one of them.
+    pub per_thread: Duration,
 }
 
 impl Foretold {
@@ -39,19 +44,23 @@ impl Foretold {
         files: &mut Files,
     ) -> Result<Self> {
         let mut threads = Vec::new();
+        let mut taken = Duration::ZERO;
         for tid in tids(pid)? {
-            match Outside::look(pid, &[tid]) {
+            let (looked, time) = timed(|| Outside::look(pid, &[tid]));
+            taken += time;
+            match looked {
                 Ok(looked) => threads.extend(looked.into_iter().map(|it| thread::outside(TASK, it))),
                 Err(_) if tid != pid && !is_alive(tid) => {}
                 Err(err) => return Err(err),
             }
         }
+        let per_thread = taken / threads.len().max(1) as u32;
         let tids = threads.iter().map(|thread| thread.tid).collect();
         let task = task::task(pid, status, stat, tids);
         let objects = files.objects.spaces().collect();
         let state = task::state_outside(pid, files)?;
         let Captured { table, files, .. } = captured;
-        Ok(Self { machine, task, objects, vmas, files, table, state, threads })
+        Ok(Self { machine, task, objects, vmas, files, table, state, threads, per_thread })
     }
 
     /// What the rules say of all of it, in the order in which it would be sent; `named` are the files that it names.

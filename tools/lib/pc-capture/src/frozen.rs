@@ -4,10 +4,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use pc_image::rules::Rules;
 use pc_image::{Counts, Record, RoundEnd, SigInfo, Sink, TaskState, Thread};
 use pc_sys::pidfd::pidfd_send_signal;
-use pc_trace::Tracees;
+use pc_trace::{Tid, Tracees};
 
 use crate::error::{Context, Result};
 use crate::figures::{Figures, micros};
@@ -137,10 +139,11 @@ impl Frozen {
             }
         }
         let Self { tracees, connections, tracking, figures, pidfd, .. } = self;
+        let tids = tracees.tids();
         // It is dying: whatever fails here fails because of that.
         let _ = tracees.detach();
         drop((connections, tracking));
-        Ok((figures, Ending(pidfd)))
+        Ok((figures, Ending { pidfd, tids }))
     }
 
     /// Ends it without a word to its peers. Gives the table that goes on to hold back its packets.
@@ -156,22 +159,37 @@ impl Frozen {
 
 /// A process that is being ended. Its memory is freed meanwhile, and until then it has its number.
 #[derive(Debug)]
-pub struct Ending(OwnedFd);
+pub struct Ending {
+    pidfd: OwnedFd,
+    /// The threads that were held. Those that died before they could be let go are there until their tracer hears of it.
+    tids: Vec<Tid>,
+}
 
 impl Ending {
     /// Waits until it has ended, but for what its parent still has to hear; no longer than `limit`. Gives whether it has.
-    pub fn wait(&self, limit: Duration) -> bool {
+    pub fn wait(mut self, limit: Duration) -> bool {
+        const LOOK: Duration = Duration::from_millis(5);
         let began = Instant::now();
         loop {
+            self.hear();
             let left = limit.saturating_sub(began.elapsed());
-            let mut ended = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+            let next = if self.tids.is_empty() { left } else { left.min(LOOK) };
+            let timeout = PollTimeout::try_from(next).unwrap_or(PollTimeout::MAX);
             match nix::poll::poll(&mut ended, timeout) {
                 Err(nix::errno::Errno::EINTR) if !left.is_zero() => {}
                 Ok(0) if !left.is_zero() => {}
                 found => return found.is_ok_and(|ready| ready > 0),
             }
         }
+    }
+
+    /// Hears of the ends of threads, as far as they have come: ptrace(2).
+    fn hear(&mut self) {
+        let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+        // Those that were let go are not ours to hear of (`ECHILD`).
+        self.tids
+            .retain(|tid| matches!(waitpid(Pid::from_raw(*tid), Some(flags)), Ok(WaitStatus::StillAlive)));
     }
 }
 

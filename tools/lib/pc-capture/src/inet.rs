@@ -7,30 +7,28 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 use pc_image::{Datagram, Inet, InetState, OpenFileKind, SockOpt, SocketState};
 use pc_sys::nftables::Ends;
-use pc_sys::sockopt::{events, getsockopt_int, sending};
+use pc_sys::sockopt::{events, sending};
 use pc_sys::tcp_repair;
 
 use crate::error::{Context, Result};
 use crate::openfile::{Descriptor, Fds};
 use crate::socket::{self, Waiting};
-use crate::sockopts::Class;
+use crate::sockopts::{Class, Unusual};
 use crate::tcp::{self, Connected, TCP_CLOSE, TCP_LISTEN};
 
 pub(crate) fn capture(
     fds: &mut Fds<'_>,
     d: &Descriptor,
     socket: BorrowedFd<'_>,
-    family: i32,
+    unusual: &Unusual,
 ) -> Result<OpenFileKind> {
     let pid = fds.pid;
-    let option = |name| getsockopt_int(socket, libc::SOL_SOCKET, name).of(pid, "asking for a socket's kind");
-    let (kind, protocol) = (option(libc::SO_TYPE)?, option(libc::SO_PROTOCOL)?);
+    let Class { family, kind, protocol } = unusual.class;
     let tcp = match (kind, protocol) {
         (libc::SOCK_STREAM, libc::IPPROTO_TCP) => true,
         (libc::SOCK_DGRAM, libc::IPPROTO_UDP) => false,
         _ => return fds.refuse(d, format!("{}, which cannot be moved yet", other_kind(kind, protocol))),
     };
-    let class = Class { family, kind, protocol };
     let events = events(socket).of(pid, "looking at a socket")?;
     let (state, ended) = match tcp {
         true => state_of_tcp(fds, d, socket, events)?,
@@ -44,10 +42,10 @@ pub(crate) fn capture(
         let what = format!("{what} with an error or a message in its error queue that waits to be fetched");
         return fds.refuse(d, what);
     }
-    let (options, more) = socket::look(fds, d, socket, class, connected, what)?;
+    let (options, more) = socket::look(fds, d, socket, unusual, connected, what)?;
     let mut more = SocketState {
         ended,
-        memberships: socket::memberships(fds, socket, class.family == libc::AF_INET6)?,
+        memberships: socket::memberships(fds, socket, family == libc::AF_INET6)?,
         ..more
     };
     if tcp {

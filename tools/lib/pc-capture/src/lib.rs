@@ -11,6 +11,7 @@ mod beside;
 mod cgroup;
 mod check;
 mod controls;
+mod costs;
 mod dump;
 mod epoll;
 mod error;

@@ -1,20 +1,24 @@
 //! Descriptors and the open file descriptions behind them.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use pc_image::{Fd, FdTable, FdTableId, OpenFile, OpenFileId, OpenFileKind, Owner, Record, rules};
-use pc_sys::{fcntl, kcmp, pidfd};
+use pc_sys::fcntl::{self, OwnerEx};
+use pc_sys::{kcmp, pidfd};
 
 use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
 use crate::file::Files;
 use crate::procfs::{FdInfo, Status, shown};
-use crate::socket::Sockets;
+use crate::socket::{self, Sockets};
+use crate::sockopts::Unusual;
 use crate::tcp::Connected;
 use crate::{
     epoll, eventfd, external, inet, pipe, procfile, regular, shared_port, shm, signalfd, timerfd, unix,
@@ -28,6 +32,8 @@ pub(crate) struct Descriptor {
     pub link: Vec<u8>,
     pub meta: Metadata,
     pub info: FdInfo,
+    /// Who gets the signals of signal-driven I/O, and which; not of one that stands for a place alone.
+    signals: Option<(OwnerEx, i32)>,
     /// Its open file description.
     pub file: OpenFileId,
 }
@@ -59,9 +65,22 @@ impl Descriptor {
         self.flags() & libc::O_PATH as u32 != 0
     }
 
+    /// A socket, not the file by which one is reached.
+    fn is_socket(&self) -> bool {
+        !self.is_path_only() && self.meta.file_type().is_socket()
+    }
+
     pub fn link_text(&self) -> String {
         shown(&self.link)
     }
+}
+
+/// What earlier looks at the descriptors of a process have found.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    outside: pipe::Outside,
+    /// The numbers of the descriptors in the order in which those that share a description are neighbours.
+    order: Vec<i32>,
 }
 
 /// What the kinds need to capture a descriptor.
@@ -80,6 +99,8 @@ pub(crate) struct Fds<'a> {
     pub outside: &'a pipe::Outside,
     pub externals: external::Names,
     pub sockets: Sockets,
+    /// Options of sockets that were read before their turn, by descriptor.
+    unusual: HashMap<i32, Unusual>,
 }
 
 /// The descriptors of a process, as records.
@@ -101,23 +122,38 @@ impl<'a> Fds<'a> {
         pid: i32,
         pidfd: BorrowedFd<'a>,
         files: &'a mut Files,
-        outside: &'a mut pipe::Outside,
+        Seen { outside, order }: &'a mut Seen,
         connected: Connected,
         stopped: bool,
         mut all: Vec<Descriptor>,
     ) -> Result<Self> {
-        identify_open(pid, &mut all, stopped)?;
+        *order = identify_open(pid, &mut all, order, stopped)?;
         let pipes = pipe::Pipes::find(&all);
         if !stopped {
             outside.look(pid, &all);
         }
-        let (taken, externals, sockets) = (Vec::new(), external::Names::default(), Sockets::of(pid)?);
-        Ok(Self { pid, pidfd, files, connected, taken, stopped, all, pipes, outside, externals, sockets })
+        let (taken, unusual, externals) = (Vec::new(), HashMap::new(), external::Names::default());
+        let sockets = Sockets::of(pid)?;
+        Ok(Self {
+            pid,
+            pidfd,
+            files,
+            connected,
+            taken,
+            stopped,
+            all,
+            pipes,
+            outside,
+            externals,
+            sockets,
+            unusual,
+        })
     }
 
     /// Captures all of them. Goes on behind what is unsupported, so that all of it is named.
     pub fn capture(&mut self, id: FdTableId) -> Result<Captured> {
         let all = std::mem::take(&mut self.all);
+        self.unusual = self.look_at_sockets(&all);
         let table = FdTable { id, fds: Vec::new() };
         let (files, beside, unsupported, taken) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut captured = Captured { table, files, beside, unsupported, taken };
@@ -181,8 +217,8 @@ impl<'a> Fds<'a> {
         if descriptor.is_path_only() {
             return self.by_path(descriptor);
         }
-        if kind.is_socket() && link.starts_with(b"socket:[") {
-            return self.socket(descriptor, all);
+        if descriptor.is_socket() {
+            return self.socket(descriptor);
         }
         if kind.is_fifo() {
             return pipe::capture(self, descriptor, all);
@@ -225,18 +261,36 @@ impl<'a> Fds<'a> {
         }
     }
 
-    fn socket(&mut self, descriptor: &Descriptor, all: &[Descriptor]) -> Result<OpenFileKind> {
+    fn socket(&mut self, descriptor: &Descriptor) -> Result<OpenFileKind> {
         let socket = self.take(descriptor.fd)?;
-        let option = |name| pc_sys::sockopt::getsockopt_int(socket.as_fd(), libc::SOL_SOCKET, name);
-        let family = option(libc::SO_DOMAIN).of(self.pid, "asking for a socket's family")?;
-        match family {
-            libc::AF_INET | libc::AF_INET6 => inet::capture(self, descriptor, socket.as_fd(), family),
-            libc::AF_UNIX => unix::capture(self, descriptor, socket.as_fd(), all),
+        let unusual = match self.unusual.remove(&descriptor.fd) {
+            Some(unusual) => unusual,
+            None => {
+                socket::unusual(&self.sockets.usual, socket.as_fd()).of(self.pid, "looking at a socket")?
+            }
+        };
+        match unusual.class.family {
+            libc::AF_INET | libc::AF_INET6 => inet::capture(self, descriptor, socket.as_fd(), &unusual),
+            libc::AF_UNIX => unix::capture(self, descriptor, socket.as_fd(), &unusual),
             other => self.refuse(
                 descriptor,
                 format!("a socket of the family {}, which cannot be moved yet", family_name(other)),
             ),
         }
+    }
+
+    /// Reads the options of all sockets, of many by several threads.
+    fn look_at_sockets(&self, all: &[Descriptor]) -> HashMap<i32, Unusual> {
+        let sockets: Vec<i32> =
+            all.iter().filter(|d| d.is_socket()).map(|descriptor| descriptor.fd).collect();
+        let look = |fd: &i32| {
+            // One that cannot be looked at is looked at again when its turn comes, which says why.
+            let socket = self.take(*fd).ok()?;
+            Some((*fd, socket::unusual(&self.sockets.usual, socket.as_fd()).ok()?))
+        };
+        let found =
+            by_shares(sockets.len(), |share| sockets[share].iter().filter_map(look).collect::<Vec<_>>());
+        found.into_iter().flatten().collect()
     }
 
     /// Duplicates a descriptor of the process into this one.
@@ -251,16 +305,7 @@ impl<'a> Fds<'a> {
 
     /// Who gets the signals of signal-driven I/O, which may be set before that is on.
     fn owner(&self, descriptor: &Descriptor) -> Result<Option<Owner>> {
-        if descriptor.is_path_only() {
-            return Ok(None);
-        }
-        let taken = self.take(descriptor.fd);
-        if taken.is_err() && !self.stopped {
-            return Ok(None); // it has just been closed, and the number may be another's by now
-        }
-        let file = taken?;
-        let owner = fcntl::getown_ex(file.as_fd()).of(self.pid, "asking for a descriptor's owner")?;
-        let signal = fcntl::getsig(file.as_fd()).of(self.pid, "asking for a descriptor's signal")?;
+        let Some((owner, signal)) = descriptor.signals else { return Ok(None) };
         if owner.pid == 0 {
             return Ok((signal != 0).then_some(Owner { kind: owner.kind, pid: 0, signal }));
         }
@@ -282,7 +327,7 @@ impl<'a> Fds<'a> {
     }
 
     /// The id of the process, one of its threads or the group that it leads in its own pid namespace; none for a stranger's.
-    fn own_id(&self, owner: fcntl::OwnerEx) -> Option<u32> {
+    fn own_id(&self, owner: OwnerEx) -> Option<u32> {
         let own = match owner.kind {
             F_OWNER_TID => std::path::Path::new(&format!("/proc/{}/task/{}", self.pid, owner.pid)).exists(),
             _ => owner.pid == self.pid,
@@ -345,101 +390,184 @@ fn still_there(pid: i32, descriptor: &Descriptor) -> bool {
         .is_ok_and(|link| link.as_os_str() == OsStr::from_bytes(&descriptor.link))
 }
 
-/// Reads what /proc tells of each descriptor, ascending. Of many by several threads: 6 µs each count at the stop.
+/// Reads what /proc tells of each descriptor, ascending. Of many by several threads: 15 µs each count at the stop.
 pub(crate) fn descriptors(pid: i32, stopped: bool) -> Result<Vec<Descriptor>> {
-    const MANY: usize = 128;
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).of(pid, "listing its descriptors")? {
         let entry = entry.of(pid, "listing its descriptors")?;
         numbers.extend(entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
     }
     numbers.sort_unstable();
-    if numbers.len() <= MANY {
-        return look_at(pid, &numbers, stopped);
-    }
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);
-    let share = numbers.len().div_ceil(threads).max(MANY);
-    std::thread::scope(|scope| {
-        let (own, others) = numbers.split_at(share.min(numbers.len()));
-        let looks: Vec<_> =
-            others.chunks(share).map(|chunk| scope.spawn(|| look_at(pid, chunk, stopped))).collect();
-        let mut all = look_at(pid, own, stopped)?;
-        for look in looks {
-            all.extend(look.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-        }
-        Ok(all)
-    })
-}
-
-/// What /proc tells of some; one that a running process has closed meanwhile is left out.
-fn look_at(pid: i32, numbers: &[i32], stopped: bool) -> Result<Vec<Descriptor>> {
+    let look = Look::at(pid, stopped).of(pid, "looking at its descriptors")?;
+    let found = by_shares(numbers.len(), |share| look.all(&numbers[share]));
     let mut all = Vec::with_capacity(numbers.len());
-    for &fd in numbers {
-        match descriptor(pid, fd) {
-            Ok(found) => all.push(found),
-            Err(err) if !stopped && err.kind() == std::io::ErrorKind::NotFound => {}
-            Err(err) => return Err(err).of(pid, format_args!("looking at its descriptor {fd}")),
-        }
+    for some in found {
+        all.extend(some?);
     }
     Ok(all)
 }
 
-fn descriptor(pid: i32, fd: i32) -> std::io::Result<Descriptor> {
-    let path = format!("/proc/{pid}/fd/{fd}");
-    Ok(Descriptor {
-        fd,
-        link: std::fs::read_link(&path)?.as_os_str().as_bytes().to_vec(),
-        meta: std::fs::metadata(&path)?,
-        info: FdInfo::read(pid, fd)?,
-        file: OpenFileId(0),
+/// Does work on so many in shares, each by a thread of its own where they are many. Gives what comes of each, in order.
+fn by_shares<T: Send>(count: usize, work: impl Fn(Range<usize>) -> T + Sync) -> Vec<T> {
+    const MANY: usize = 128;
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);
+    let share = count.div_ceil(threads).max(MANY);
+    let shares = (0..count).step_by(share).map(|from| from..(from + share).min(count));
+    std::thread::scope(|scope| {
+        let work = &work;
+        let mut shares = shares;
+        let own = shares.next();
+        let others: Vec<_> = shares.map(|share| scope.spawn(move || work(share))).collect();
+        let mut done: Vec<T> = own.map(work).into_iter().collect();
+        done.extend(
+            others.into_iter().map(|it| it.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
+        );
+        done
     })
 }
 
+/// A look at the descriptors of a process.
+struct Look {
+    pid: i32,
+    stopped: bool,
+    pidfd: OwnedFd,
+    /// Its folder of /proc, `fd` and `fdinfo`: they need not be looked for anew each time.
+    links: OwnedFd,
+    infos: OwnedFd,
+    /// The device of the pipes without names.
+    pipes: u64,
+}
+
+impl Look {
+    fn at(pid: i32, stopped: bool) -> std::io::Result<Self> {
+        let folder = |name: &str| File::open(format!("/proc/{pid}/{name}")).map(OwnedFd::from);
+        let (reader, _) = std::io::pipe()?;
+        let pipes = File::from(OwnedFd::from(reader)).metadata()?.dev();
+        let pidfd = pidfd::pidfd_open(pid)?;
+        Ok(Self { pid, stopped, pidfd, links: folder("fd")?, infos: folder("fdinfo")?, pipes })
+    }
+
+    /// Those with these numbers; one that a running process has closed meanwhile is left out.
+    fn all(&self, numbers: &[i32]) -> Result<Vec<Descriptor>> {
+        let mut all = Vec::with_capacity(numbers.len());
+        for &fd in numbers {
+            match self.one(fd) {
+                Ok(found) => all.push(found),
+                Err(err) if !self.stopped && is_closed(&err) => {}
+                Err(err) => return Err(err).of(self.pid, format_args!("looking at its descriptor {fd}")),
+            }
+        }
+        Ok(all)
+    }
+
+    fn one(&self, fd: i32) -> std::io::Result<Descriptor> {
+        let number = fd.to_string();
+        let info = FdInfo::read_at(self.infos.as_fd(), &number)?;
+        let (meta, signals) = match pidfd::pidfd_getfd(self.pidfd.as_fd(), fd) {
+            Ok(own) => {
+                let signals = if info.flags & libc::O_PATH as u32 != 0 {
+                    None
+                } else {
+                    Some((fcntl::getown_ex(own.as_fd())?, fcntl::getsig(own.as_fd())?))
+                };
+                (File::from(own).metadata()?, signals)
+            }
+            // Whoever may look may not always take.
+            Err(err) if self.stopped || is_closed(&err) => return Err(err),
+            Err(_) => (std::fs::metadata(format!("/proc/{}/fd/{fd}", self.pid))?, None),
+        };
+        let link = self.link(&number, &meta, &info)?;
+        Ok(Descriptor { fd, link, meta, info, signals, file: OpenFileId(0) })
+    }
+
+    /// Where its link points. Sockets and pipes without a name have none but their number.
+    fn link(&self, number: &str, meta: &Metadata, info: &FdInfo) -> std::io::Result<Vec<u8>> {
+        let kind = meta.file_type();
+        let is_path_only = info.flags & libc::O_PATH as u32 != 0;
+        if kind.is_socket() && !is_path_only {
+            return Ok(format!("socket:[{}]", meta.ino()).into_bytes());
+        }
+        if kind.is_fifo() && meta.dev() == self.pipes {
+            return Ok(format!("pipe:[{}]", meta.ino()).into_bytes());
+        }
+        Ok(nix::fcntl::readlinkat(&self.links, number)?.into_vec())
+    }
+}
+
+/// Whether there is no such descriptor any more.
+fn is_closed(err: &std::io::Error) -> bool {
+    err.kind() == std::io::ErrorKind::NotFound || err.raw_os_error() == Some(libc::EBADF)
+}
+
 /// Numbers the open file descriptions; those that a running process has closed meanwhile are left out.
-fn identify_open(pid: i32, all: &mut Vec<Descriptor>, stopped: bool) -> Result<()> {
+fn identify_open(pid: i32, all: &mut Vec<Descriptor>, before: &[i32], stopped: bool) -> Result<Vec<i32>> {
     // On a busy machine a look takes longer than a descriptor of a busy process lives.
     const TRIES: usize = 200;
     for _ in 0..TRIES {
-        match identify(pid, all) {
+        match identify(pid, all, before) {
             Err(_) if !stopped => all.retain(|descriptor| still_there(pid, descriptor)),
             done => return done,
         }
     }
-    identify(pid, all)
+    identify(pid, all, before)
 }
 
 /// Numbers the open file descriptions. Only descriptors of the same inode can share one; these are put into the kernel's
-/// own order (kcmp(2)), in which those that do are neighbours.
-fn identify(pid: i32, all: &mut [Descriptor]) -> Result<()> {
+/// own order (kcmp(2)), in which those that do are neighbours. Begins with the order in which they were `before`, which
+/// holds as long as a description is open, and gives the order now.
+fn identify(pid: i32, all: &mut [Descriptor], before: &[i32]) -> Result<Vec<i32>> {
+    let places: HashMap<i32, usize> = before.iter().enumerate().map(|(at, fd)| (*fd, at)).collect();
+    let place = |d: &Descriptor| places.get(&d.fd).copied().unwrap_or(usize::MAX);
+    fn object(d: &Descriptor) -> (u64, u64, u32, &[u8]) {
+        (d.meta.dev(), d.meta.ino(), d.flags(), &d.link)
+    }
+    let compare = |a: &Descriptor, b: &Descriptor| match object(a).cmp(&object(b)) {
+        Ordering::Equal => kcmp::kcmp_file((pid, a.fd), (pid, b.fd)),
+        other => Ok(other),
+    };
+    // A running process may have closed one of the two.
+    let failed = |err| Err(err).of(pid, "comparing its descriptors");
     let mut order: Vec<usize> = (0..all.len()).collect();
-    let mut failed = None;
-    let object = |d: &Descriptor| (d.meta.dev(), d.meta.ino(), d.flags());
-    let same = |a: &Descriptor, b: &Descriptor| kcmp::kcmp_file((pid, a.fd), (pid, b.fd));
     order.sort_by(|&a, &b| {
-        let (a, b) = (&all[a], &all[b]);
-        object(a).cmp(&object(b)).then_with(|| a.link.cmp(&b.link)).then_with(|| {
-            same(a, b).unwrap_or_else(|err| {
-                failed = Some(err);
+        object(&all[a]).cmp(&object(&all[b])).then_with(|| place(&all[a]).cmp(&place(&all[b])))
+    });
+    let neighbours = |order: &[usize]| -> std::io::Result<Vec<Ordering>> {
+        let pairs: Vec<_> = order.windows(2).collect();
+        let compare = |pair: &&[usize]| compare(&all[pair[0]], &all[pair[1]]);
+        let found = by_shares(pairs.len(), |share| {
+            pairs[share].iter().map(compare).collect::<std::io::Result<Vec<_>>>()
+        });
+        Ok(found.into_iter().collect::<std::io::Result<Vec<_>>>()?.concat())
+    };
+    let mut found = match neighbours(&order) {
+        Err(err) => return failed(err),
+        Ok(found) => found,
+    };
+    if found.contains(&Ordering::Greater) {
+        let mut failure = None;
+        order.sort_by(|&a, &b| {
+            compare(&all[a], &all[b]).unwrap_or_else(|err| {
+                failure = Some(err);
                 Ordering::Equal
             })
-        })
-    });
-    if let Some(err) = failed {
-        // A running process may have closed one of the two.
-        return Err(err).of(pid, "comparing its descriptors");
+        });
+        found = match failure.map_or_else(|| neighbours(&order), Err) {
+            Err(err) => return failed(err),
+            Ok(found) => found,
+        };
     }
     // The lowest descriptor of each description gives it its number, so that the numbers ascend with the descriptors.
-    let mut first = vec![0; all.len()];
-    for (i, &at) in order.iter().enumerate() {
-        let before = i.checked_sub(1).map(|i| order[i]);
-        let shared = before.filter(|&b| {
-            object(&all[b]) == object(&all[at])
-                && all[b].link == all[at].link
-                && same(&all[b], &all[at]).is_ok_and(Ordering::is_eq)
-        });
-        first[at] = shared.map_or(at, |b| first[b].min(at));
+    let mut first: Vec<usize> = (0..all.len()).collect();
+    let mut begin = 0;
+    for end in 1..=order.len() {
+        if found.get(end - 1) == Some(&Ordering::Equal) {
+            continue;
+        }
+        let same = &order[begin..end];
+        let lowest = same.iter().copied().min().unwrap_or_default();
+        same.iter().for_each(|&at| first[at] = lowest);
+        begin = end;
     }
-    // Stable sorting keeps equal ones ascending, so `first` is the lowest already.
     let mut next = 0;
     for at in 0..all.len() {
         if first[at] == at {
@@ -449,5 +577,5 @@ fn identify(pid: i32, all: &mut [Descriptor]) -> Result<()> {
             all[at].file = all[first[at]].file;
         }
     }
-    Ok(())
+    Ok(order.into_iter().map(|at| all[at].fd).collect())
 }

@@ -319,9 +319,9 @@ pub(crate) fn descriptors(
     stopped: bool,
     all: Vec<Descriptor>,
 ) -> Result<Captured> {
-    let Target { pid, pidfd, files, outside, .. } = target;
+    let Target { pid, pidfd, files, seen, .. } = target;
     let connected = Connected::of(settings);
-    let mut captured = Fds::of(*pid, pidfd.as_fd(), files, outside, connected, stopped, all)?.capture(FDS)?;
+    let mut captured = Fds::of(*pid, pidfd.as_fd(), files, seen, connected, stopped, all)?.capture(FDS)?;
     if !stopped && !settings.retry.is_zero() {
         // Waited for at the stop.
         captured.unsupported.retain(|one| !one.passes());

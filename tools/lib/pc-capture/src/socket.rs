@@ -12,12 +12,12 @@ use pc_sys::{datagram, multicast, netlink};
 use crate::error::{Context, Result};
 use crate::inet;
 use crate::openfile::{Descriptor, Fds};
-use crate::sockopts::{Class, Options, Usual};
+use crate::sockopts::{Class, Options, Unusual, Usual};
 
 /// What is found of the sockets of a process, and what it takes to find it.
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    usual: Usual,
+    pub usual: Usual,
     namespace: Option<File>,
     /// Groups that somebody is a member of; read when first needed.
     groups: Option<Vec<Group>>,
@@ -88,17 +88,25 @@ pub(crate) fn foreign_namespace(pid: i32) -> std::io::Result<Option<File>> {
     Ok(Some(theirs).filter(|theirs| theirs.metadata().is_ok_and(|theirs| theirs.ino() != ours.ino())))
 }
 
+/// What a socket is and which of its options are not as usual; any number of threads may look at some.
+pub(crate) fn unusual(usual: &Usual, socket: BorrowedFd<'_>) -> std::io::Result<Unusual> {
+    let option = |name| getsockopt_int(socket, libc::SOL_SOCKET, name);
+    let (family, kind) = (option(libc::SO_DOMAIN)?, option(libc::SO_TYPE)?);
+    let protocol = if family == libc::AF_UNIX { 0 } else { option(libc::SO_PROTOCOL)? };
+    Ok(usual.differing(socket, Class { family, kind, protocol }))
+}
+
 /// The options of a socket that are to be told, and what else it has of what every socket may have. Names those with
 /// which it cannot be moved; `what` is "a UDP socket", say.
 pub(crate) fn look(
     fds: &mut Fds<'_>,
     d: &Descriptor,
     socket: BorrowedFd<'_>,
-    class: Class,
+    unusual: &Unusual,
     connected: bool,
     what: &str,
 ) -> Result<(Vec<SockOpt>, SocketState)> {
-    let Options { options, devices, refused } = fds.sockets.usual.differing(socket, class, connected);
+    let Options { options, devices, refused } = unusual.told(socket, connected);
     if let Some(first) = refused.first() {
         return fds.refuse(d, format!("{what} with {first}, which cannot be moved yet"));
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use pc_image::sockopt::{self, ByteOrder, Fate, SocketOption, Stage};
@@ -40,45 +41,80 @@ type Value = Option<Vec<u8>>;
 pub(crate) struct Usual {
     /// The namespace, where it is not ours.
     namespace: Option<File>,
-    classes: HashMap<Class, Vec<Value>>,
-    room: Vec<u8>,
+    classes: Mutex<HashMap<Class, Arc<[Value]>>>,
+}
+
+/// The options of a socket that are not as those of a new one, by their place in the table.
+#[derive(Debug)]
+pub(crate) struct Unusual {
+    pub class: Class,
+    values: Vec<(usize, Vec<u8>)>,
 }
 
 impl Usual {
     pub fn of(namespace: Option<File>) -> Self {
-        Self { namespace, classes: HashMap::new(), room: vec![0; ROOM] }
+        Self { namespace, classes: Mutex::default() }
     }
 
-    /// The options of a socket that differ from those of a new one. `connected`: it is a TCP socket that is or was
-    /// connected.
-    pub fn differing(&mut self, fd: BorrowedFd<'_>, class: Class, connected: bool) -> Options {
-        self.learn(class);
-        let usual = self.classes.get(&class).map(Vec::as_slice).unwrap_or_default();
+    /// Reads what differs; any number of threads may do so.
+    pub fn differing(&self, fd: BorrowedFd<'_>, class: Class) -> Unusual {
+        let mut room = [0; ROOM];
+        let mut values = Vec::new();
+        for (at, (option, usual)) in sockopt::TABLE.iter().zip(self.values(class).iter()).enumerate() {
+            if !is_read(option, class) {
+                continue;
+            }
+            let Ok(len) = getsockopt_into(fd, option.level, option.name, &mut room) else { continue };
+            if usual.as_deref() != Some(&room[..len]) {
+                values.push((at, room[..len].to_vec()));
+            }
+        }
+        Unusual { class, values }
+    }
+
+    fn values(&self, class: Class) -> Arc<[Value]> {
+        let mut classes = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        classes.entry(class).or_insert_with(|| self.learn(class)).clone()
+    }
+
+    fn learn(&self, class: Class) -> Arc<[Value]> {
+        let fresh =
+            netlink::within(self.namespace.as_ref().map(AsFd::as_fd), || Ok(fresh(class))).ok().flatten();
+        let value = |option: &SocketOption| {
+            let fresh = fresh.as_ref().filter(|_| is_read(option, class))?;
+            read(fresh.as_fd(), option)
+        };
+        sockopt::TABLE.iter().map(value).collect()
+    }
+}
+
+impl Unusual {
+    /// What is to be told of them. `connected`: it is a TCP socket that is or was connected.
+    pub fn told(&self, fd: BorrowedFd<'_>, connected: bool) -> Options {
+        let class = self.class;
         let mut reading = Reading { fd, connected, class, found: Options::default() };
-        for (option, usual) in sockopt::TABLE.iter().zip(usual) {
+        let mut values = self.values.iter().peekable();
+        for (at, option) in sockopt::TABLE.iter().enumerate() {
+            let value = values.next_if(|(own, _)| *own == at).map(|(_, value)| value);
             if !is_read(option, class) || option.fate == Fate::Carried(Stage::Unconnected) && connected {
                 continue;
             }
-            let Ok(len) = getsockopt_into(fd, option.level, option.name, &mut self.room) else { continue };
-            reading.take(option, &self.room[..len], usual.as_deref());
+            match value {
+                Some(value) => reading.take(option, value, true),
+                None if reading.goes_with_others(option) => {
+                    read(fd, option).into_iter().for_each(|value| reading.take(option, &value, false));
+                }
+                None => {}
+            }
         }
         reading.found
     }
+}
 
-    fn learn(&mut self, class: Class) {
-        if self.classes.contains_key(&class) {
-            return;
-        }
-        let fresh =
-            netlink::within(self.namespace.as_ref().map(AsFd::as_fd), || Ok(fresh(class))).ok().flatten();
-        let room = &mut self.room;
-        let value = |option: &SocketOption| {
-            let fresh = fresh.as_ref().filter(|_| is_read(option, class))?;
-            let len = getsockopt_into(fresh.as_fd(), option.level, option.name, room).ok()?;
-            Some(room[..len].to_vec())
-        };
-        self.classes.insert(class, sockopt::TABLE.iter().map(value).collect());
-    }
+fn read(fd: BorrowedFd<'_>, option: &SocketOption) -> Value {
+    let mut room = [0; ROOM];
+    let len = getsockopt_into(fd, option.level, option.name, &mut room).ok()?;
+    Some(room[..len].to_vec())
 }
 
 fn fresh(class: Class) -> Option<OwnedFd> {
@@ -109,8 +145,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn take(&mut self, option: &SocketOption, value: &[u8], usual: Option<&[u8]>) {
-        let differs = usual != Some(value);
+    fn take(&mut self, option: &SocketOption, value: &[u8], differs: bool) {
         match option.fate {
             Fate::Refused if differs && value.iter().any(|byte| *byte != 0) => {
                 self.found.refused.push(option.label);
@@ -129,6 +164,11 @@ impl Reading<'_> {
 
     fn has(&self, level: i32, name: i32) -> bool {
         self.found.options.iter().any(|option| (option.level, option.name) == (level, name))
+    }
+
+    /// Whether an option is told along with others, even where it is as usual.
+    fn goes_with_others(&self, option: &SocketOption) -> bool {
+        matches!(option.fate, Fate::Carried(_)) && self.is_told(option, &[], false)
     }
 
     /// Whether an option is worth telling. (Those that depend on others stand behind them in the table.)
@@ -199,9 +239,9 @@ mod tests {
     #[test]
     fn what_was_set_is_told_and_nothing_else() {
         let class = Class { family: libc::AF_INET, kind: libc::SOCK_DGRAM, protocol: libc::IPPROTO_UDP };
-        let mut usual = Usual::of(None);
+        let usual = Usual::of(None);
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let found = usual.differing(socket.as_fd(), class, false);
+        let found = usual.differing(socket.as_fd(), class).told(socket.as_fd(), false);
         assert!(
             found.options.is_empty() && found.refused.is_empty() && found.devices.is_empty(),
             "{found:?}"
@@ -209,7 +249,7 @@ mod tests {
         socket.set_ttl(7).unwrap();
         let lo = 1u32.to_be_bytes();
         pc_sys::sockopt::setsockopt(socket.as_fd(), libc::IPPROTO_IP, 50, &lo).unwrap();
-        let found = usual.differing(socket.as_fd(), class, false);
+        let found = usual.differing(socket.as_fd(), class).told(socket.as_fd(), false);
         let option = SockOpt { level: libc::IPPROTO_IP, name: libc::IP_TTL, value: vec![7, 0, 0, 0] };
         assert_eq!(found.options, [option]);
         assert_eq!(found.devices, [DeviceOption { level: 0, name: 50, device: b"lo".to_vec() }]);

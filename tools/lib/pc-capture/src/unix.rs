@@ -13,7 +13,7 @@ use crate::error::{Context, Result};
 use crate::inet::readable;
 use crate::openfile::{Descriptor, Fds};
 use crate::socket;
-use crate::sockopts::Class;
+use crate::sockopts::Unusual;
 
 /// The kernel cuts a larger backlog to the limit of the machine.
 const BACKLOG: u32 = 4096;
@@ -22,11 +22,11 @@ pub(crate) fn capture(
     fds: &mut Fds<'_>,
     d: &Descriptor,
     socket: BorrowedFd<'_>,
-    _all: &[Descriptor],
+    unusual: &Unusual,
 ) -> Result<OpenFileKind> {
     let option =
         |name| getsockopt_int(socket, libc::SOL_SOCKET, name).of(fds.pid, "asking for a socket's kind");
-    let (kind, listening) = (option(libc::SO_TYPE)?, option(libc::SO_ACCEPTCONN)? != 0);
+    let (kind, listening) = (unusual.class.kind, option(libc::SO_ACCEPTCONN)? != 0);
     let address = getsockname::<UnixAddr>(socket.as_raw_fd()).of(fds.pid, "asking for a socket's name")?;
     let name = name(&address);
     let state = if listening {
@@ -48,8 +48,7 @@ pub(crate) fn capture(
     if events & libc::POLLERR != 0 {
         return fds.refuse(d, format!("{what} with an error that waits to be fetched"));
     }
-    let class = Class { family: libc::AF_UNIX, kind, protocol: 0 };
-    let (options, mut more) = socket::look(fds, d, socket, class, false, &what)?;
+    let (options, mut more) = socket::look(fds, d, socket, unusual, false, &what)?;
     let file = socket_file(fds, d, socket, &name, &mut more)?;
     let own = UnixSocket { kind, name, file, state, options };
     let datagrams = if fds.stopped { waiting(fds, d, socket, events, &own)? } else { Vec::new() };

@@ -58,14 +58,22 @@ fn make(husk: &mut Husk, wanted: &[u32]) -> Result<(), RebuildError> {
         }
         let made = husk.clone_threads(&args);
         husk.reset();
-        if let Err(pc_trace::TraceError::Remote { errno: libc::EEXIST, .. }) = made
-            && let Some((tid, holder)) = group.iter().find_map(|tid| Some((*tid, foreign(husk, *tid)?)))
-        {
-            return Err(RebuildError::PidTaken { pid: tid, holder });
+        if let Err(pc_trace::TraceError::Remote { errno: libc::EEXIST, .. }) = made {
+            return Err(taken(husk, group));
         }
         made.what("making threads")?;
     }
     Ok(())
+}
+
+/// Which of these ids somebody else has, or had until a moment ago.
+fn taken(husk: &Husk, wanted: &[u32]) -> RebuildError {
+    let held = wanted.iter().find_map(|tid| Some((*tid, foreign(husk, *tid)?)));
+    let (pid, holder) = held.unwrap_or_else(|| {
+        let missing = wanted.iter().find(|tid| !husk.tids().contains(&(**tid as i32)));
+        (missing.copied().unwrap_or_default(), "one that has just ended".to_owned())
+    });
+    RebuildError::PidTaken { pid, holder }
 }
 
 fn foreign(husk: &Husk, tid: u32) -> Option<String> {

@@ -1,5 +1,11 @@
 //! /proc/PID/fdinfo/FD: see proc_pid_fdinfo(5).
 
+use std::fs::File;
+use std::os::fd::BorrowedFd;
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
 /// Time settings of a timerfd.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TimerInfo {
@@ -88,6 +94,15 @@ impl FdInfo {
         let text = super::read(pid, &format!("fdinfo/{fd}"))?;
         Self::parse(&text)
             .ok_or_else(|| std::io::Error::other(format!("/proc/{pid}/fdinfo/{fd} is not understood")))
+    }
+
+    /// Reads that of the descriptor with this number, in an open /proc/PID/fdinfo.
+    pub fn read_at(folder: BorrowedFd<'_>, number: &str) -> std::io::Result<Self> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let file = openat(folder, number, flags, Mode::empty())?;
+        let text = super::read_single(File::from(file))?;
+        Self::parse(&String::from_utf8_lossy(&text))
+            .ok_or_else(|| std::io::Error::other(format!("fdinfo/{number} is not understood")))
     }
 }
 

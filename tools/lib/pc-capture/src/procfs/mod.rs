@@ -49,9 +49,24 @@ pub fn shown(bytes: &[u8]) -> String {
 
 /// The bytes of a file whose size is not known before, in as few calls as it takes: the kernel gives a page at a time at the most.
 fn read_file(path: &str) -> io::Result<Vec<u8>> {
+    read_all(File::open(path)?)
+}
+
+fn read_all(file: File) -> io::Result<Vec<u8>> {
+    read_on(file, Vec::new())
+}
+
+/// The same of a file that the kernel writes whole into its own buffer at the first read (`single_open`): what does not
+/// fill the room is all of it (`seq_read_iter` in fs/seq_file.c).
+fn read_single(mut file: File) -> io::Result<Vec<u8>> {
+    let mut room = [0; 1024];
+    let got = file.read(&mut room)?;
+    let bytes = room[..got].to_vec();
+    if got < room.len() { Ok(bytes) } else { read_on(file, bytes) }
+}
+
+fn read_on(mut file: File, mut bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     const ROOM: usize = 4096;
-    let mut file = File::open(path)?;
-    let mut bytes = Vec::new();
     loop {
         let filled = bytes.len();
         bytes.resize(filled + ROOM, 0);

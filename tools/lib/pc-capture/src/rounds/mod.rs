@@ -16,6 +16,8 @@ use pc_image::{Counts, MapChange, PAGE_SIZE, Record, RoundBegin, RoundEnd, Sink,
 use pc_trace::Tracees;
 
 use crate::beside::Beside;
+use crate::check::tids;
+use crate::costs::timed;
 use crate::error::{CaptureError, Result};
 use crate::figures::{RoundFigures, micros};
 use crate::machine;
@@ -25,9 +27,9 @@ use crate::pages::Patching;
 use crate::session::Session;
 use crate::settings::Rounds;
 use crate::task::SPACE;
-use rule::{Rule, Verdict, Why};
+use rule::{Foretold, Rule, Verdict, Why};
 
-/// What a stop takes besides what grows with the pages and threads.
+/// What a stop takes besides what grows with what there is.
 const STOP_BASE: Duration = Duration::from_millis(2);
 /// Bytes that are read and hashed in a second, at the least.
 const HASH_RATE: u64 = 4 << 30;
@@ -77,13 +79,14 @@ impl Session<'_> {
             // What smaps tells of mappings that were replaced or advised meanwhile is not to be asked at the stop.
             self.target.known = read_known(self.target.pid)?;
             let left = self.left()?;
-            let stop = self.foretell(left.to_send);
+            let foretold = self.foretell(left.to_send)?;
+            let stop = foretold.whole();
             figures.left = Some(left.written);
             figures.dirty_rate = Some((left.written as f64 * 1e6 / figures.elapsed_us.max(1) as f64) as u64);
             figures.estimated_stop_us = Some(stop.as_micros() as u64);
             self.caller.round(&figures);
             self.figures.rounds.push(figures);
-            match rule.judge(left.to_send, stop) {
+            match rule.judge(left.to_send, foretold) {
                 Verdict::GoOn => {}
                 Verdict::GiveUp(_) => {
                     let limit = settings.downtime_limit;
@@ -104,6 +107,7 @@ impl Session<'_> {
         }
         let because = match why {
             Why::Stalled => "it writes memory about as fast as it is sent",
+            Why::Rest => "its descriptors, threads and mappings alone take that long",
             _ => "no more rounds are allowed",
         };
         let text = format!(
@@ -122,7 +126,9 @@ impl Session<'_> {
         self.sink.pace.begin_round(began);
         self.begin_counting();
         self.target.files.objects.begin_look();
-        let open = self.descriptors()?;
+        let (open, time) = timed(|| self.descriptors());
+        self.target.costs.descriptors = time;
+        let open = open?;
         let clocks = machine::clocks(pid)?;
         let pause = self.pause_if_needed()?;
         let vmas = self.tracked_mappings()?;
@@ -157,7 +163,9 @@ impl Session<'_> {
 
     /// The mappings of now, all of which were tracked a moment ago: for new ones, the process stands still once more.
     fn tracked_mappings(&mut self) -> Result<Vec<Vma>> {
-        let vmas = self.look_at_mappings(false)?;
+        let (vmas, time) = timed(|| self.look_at_mappings(false));
+        self.target.costs.mappings = time;
+        let vmas = vmas?;
         let Some(tracking) = &mut self.tracking.0 else { return Ok(vmas) };
         if !tracking.misses_any(&vmas)? {
             return Ok(vmas);
@@ -245,11 +253,12 @@ impl Session<'_> {
     }
 
     /// How long a stop would be now, with so many bytes to send.
-    fn foretell(&self, to_send: u64) -> Duration {
+    fn foretell(&self, to_send: u64) -> Result<Foretold> {
         let sending = self.sink.pace.time_for(to_send).unwrap_or_default();
         let private = self.tracking.0.as_ref().map_or(0, |tracking| tracking.compared(&self.sent));
         let compared = private * PAGE_SIZE + self.target.files.objects.compared();
         let hashing = Duration::from_micros(compared * 1_000 / (HASH_RATE / 1_000));
-        STOP_BASE + sending + hashing
+        let state = self.target.costs.stop(tids(self.target.pid)?.len());
+        Ok(Foretold { sending, rest: STOP_BASE + hashing + state })
     }
 }

@@ -29,6 +29,24 @@ pub(crate) enum Why {
     Rounds,
     /// The process writes as fast as it is sent.
     Stalled,
+    /// What is not memory takes longer than the limit by itself.
+    Rest,
+}
+
+/// A stop, as foretold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Foretold {
+    /// For what was written, which rounds make less.
+    pub sending: Duration,
+    /// For all else.
+    pub rest: Duration,
+}
+
+impl Foretold {
+    /// From beginning to end.
+    pub fn whole(self) -> Duration {
+        self.sending + self.rest
+    }
 }
 
 /// Judges round after round.
@@ -46,11 +64,13 @@ impl Rule {
     }
 
     /// After a round: `left` bytes were written meanwhile, and sending them would make a stop of `stop`. Even where that
-    /// fits the limit, rounds go on while each at least halves what is left: they cost nobody anything.
-    pub fn judge(&mut self, left: u64, stop: Duration) -> Verdict {
+    /// fits the limit, rounds go on while each at least halves what is left: they cost nobody anything. With a limit of
+    /// zero, which nothing fits, there are as many as they help.
+    pub fn judge(&mut self, left: u64, stop: Foretold) -> Verdict {
         self.rounds += 1;
         let before = std::mem::replace(&mut self.before, left);
-        let fits = stop <= self.settings.downtime_limit;
+        let limit = self.settings.downtime_limit;
+        let fits = stop.whole() <= limit;
         let shrinking = left < before / 10 * 9;
         self.stalled = if shrinking { 0 } else { self.stalled + 1 };
         let halved = left <= before / 2 && left > LITTLE;
@@ -60,6 +80,8 @@ impl Rule {
             Why::Fits
         } else if !fits && self.stalled >= STALLED {
             Why::Stalled
+        } else if stop.rest > limit && !limit.is_zero() && !halved {
+            Why::Rest
         } else {
             return Verdict::GoOn;
         };
@@ -74,22 +96,26 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const MIB: u64 = 1 << 20;
 
+    fn sending(sending: Duration) -> Foretold {
+        Foretold { sending, rest: Duration::ZERO }
+    }
+
     fn rule(most: u32, require_downtime: bool) -> Rule {
         Rule::new(Rounds { most, downtime_limit: 100 * MS, require_downtime })
     }
 
     #[test]
     fn an_idle_process_is_stopped_after_the_first_round() {
-        assert_eq!(rule(30, false).judge(4096, 3 * MS), Verdict::Stop(Why::Fits));
+        assert_eq!(rule(30, false).judge(4096, sending(3 * MS)), Verdict::Stop(Why::Fits));
     }
 
     #[test]
     fn rounds_go_on_while_they_halve_what_is_left_even_if_it_fits() {
         let mut rule = rule(30, false);
-        assert_eq!(rule.judge(100 * MIB, 900 * MS), Verdict::GoOn);
-        assert_eq!(rule.judge(10 * MIB, 90 * MS), Verdict::GoOn);
-        assert_eq!(rule.judge(2 * MIB, 20 * MS), Verdict::GoOn);
-        assert_eq!(rule.judge(2 * MIB, 20 * MS), Verdict::Stop(Why::Fits));
+        assert_eq!(rule.judge(100 * MIB, sending(900 * MS)), Verdict::GoOn);
+        assert_eq!(rule.judge(10 * MIB, sending(90 * MS)), Verdict::GoOn);
+        assert_eq!(rule.judge(2 * MIB, sending(20 * MS)), Verdict::GoOn);
+        assert_eq!(rule.judge(2 * MIB, sending(20 * MS)), Verdict::Stop(Why::Fits));
     }
 
     #[test]
@@ -97,16 +123,25 @@ mod tests {
         for (require, end) in [(false, Verdict::Stop(Why::Stalled)), (true, Verdict::GiveUp(Why::Stalled))] {
             let mut rule = rule(30, require);
             for _ in 0..3 {
-                assert_eq!(rule.judge(500 * MIB, 4000 * MS), Verdict::GoOn);
+                assert_eq!(rule.judge(500 * MIB, sending(4000 * MS)), Verdict::GoOn);
             }
-            assert_eq!(rule.judge(500 * MIB, 4000 * MS), end);
+            assert_eq!(rule.judge(500 * MIB, sending(4000 * MS)), end);
         }
     }
 
     #[test]
     fn the_number_of_rounds_is_a_limit_of_its_own() {
-        assert_eq!(rule(1, false).judge(500 * MIB, 4000 * MS), Verdict::Stop(Why::Rounds));
-        assert_eq!(rule(1, true).judge(500 * MIB, 4000 * MS), Verdict::GiveUp(Why::Rounds));
-        assert_eq!(rule(1, true).judge(4096, MS), Verdict::Stop(Why::Rounds));
+        assert_eq!(rule(1, false).judge(500 * MIB, sending(4000 * MS)), Verdict::Stop(Why::Rounds));
+        assert_eq!(rule(1, true).judge(500 * MIB, sending(4000 * MS)), Verdict::GiveUp(Why::Rounds));
+        assert_eq!(rule(1, true).judge(4096, sending(MS)), Verdict::Stop(Why::Rounds));
+    }
+
+    #[test]
+    fn rounds_that_cannot_help_are_not_made() {
+        let stop = Foretold { sending: 20 * MS, rest: 120 * MS };
+        assert_eq!(rule(30, false).judge(4096, stop), Verdict::Stop(Why::Rest));
+        assert_eq!(rule(30, true).judge(4096, stop), Verdict::GiveUp(Why::Rest));
+        let mut rule = Rule::new(Rounds { most: 3, downtime_limit: Duration::ZERO, require_downtime: false });
+        assert_eq!(rule.judge(4096, stop), Verdict::GoOn);
     }
 }
