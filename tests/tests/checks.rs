@@ -100,6 +100,39 @@ fn refused(guest: &Guest, words: &[&str]) {
     }
 }
 
+#[test]
+fn a_tcp_socket_with_keys_is_refused_by_the_check_too_whatever_its_state() {
+    // struct tcp_md5sig, for 127.0.0.2.
+    let keys = "import struct\n\
+        def key(s, text):\n    \
+            head = struct.pack('=HH4s120xBBHi', 2, 0, socket.inet_aton('127.0.0.2'), 0, 0, len(text), 0)\n    \
+            s.setsockopt(6, 14, head + text.ljust(80, b'\\0'))\n";
+    let states = [
+        ("s = socket.create_server(('127.0.0.1', 0))", "a TCP socket with keys (TCP-MD5)"),
+        (
+            "l = socket.create_server(('127.0.0.1', 0))\ns = socket.create_connection(l.getsockname())",
+            "a TCP socket with keys (TCP-MD5)",
+        ),
+        ("s = socket.socket()\ns.bind(('127.0.0.1', 0))", "keys of TCP-MD5"),
+        ("s = socket.socket()", "keys of TCP-MD5"),
+    ];
+    for (state, words) in states {
+        for (then, code) in [("", 6), ("\nkey(s, b'')", 0)] {
+            let folder = Folder::new();
+            let guest = python(&folder, &format!("{keys}{state}\nkey(s, b'secret'){then}"));
+            for modes in [&["--check"][..], &["--once", "--leave-running"]] {
+                let output = run("pc-dump", &[modes, &["--tcp-close", &guest.arg()]].concat());
+                let text = String::from_utf8_lossy(&output.stderr);
+                assert!(
+                    output.status.code() == Some(code) && text.contains(words) == (code == 6),
+                    "{state}{then}, {modes:?}: {:?}: {text}",
+                    output.status
+                );
+            }
+        }
+    }
+}
+
 /// timer_create(2) on the clock of clock_getcpuclockid(3).
 fn timer_on_cpu_of(pid: &str) -> String {
     format!(

@@ -289,6 +289,7 @@ pub const ROWS: &[(&str, &[Row])] = &[
     ("Sockets", &[
         carried("addresses", "", &["socket/name", "socket/peer"]),
         carried("TCP connections", "with --tcp-established, else they are closed", &["socket/tcp state"]),
+        refused("keys of TCP-MD5 and TCP-AO", "", &[]),
         lost("counters and numbers of the kernel", "", &[
             "so/SOCKET/MEMINFO", "so/SOCKET/COOKIE", "so/SOCKET/INCOMING_NAPI_ID", "so/SOCKET/INCOMING_CPU", "so/TCP/INFO", "so/TCP/CC_INFO",
             "so/TCP/TIMESTAMP",

@@ -49,7 +49,7 @@ pub(crate) fn capture(
         ..more
     };
     if tcp {
-        tcp::judge_options(fds, d, socket)?;
+        tcp::judge_options(fds, d, socket, family, (&options, &more))?;
     }
     if let InetState::Bound(local) | InetState::Listen { local, .. } | InetState::ConnectedUdp { local, .. } =
         state

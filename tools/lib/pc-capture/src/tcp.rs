@@ -12,10 +12,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 
-use pc_image::{TcpConnection, TcpOptions, TcpQueue, TcpState, TcpWindow};
+use pc_image::{SockOpt, SocketState, TcpConnection, TcpOptions, TcpQueue, TcpState, TcpWindow};
 use pc_sys::nftables::{Ends, NetworkLock};
 use pc_sys::tcp_repair::{self, Info, Queue, Repair};
-use pc_sys::{netlink, nftables, pidfd, sockopt};
+use pc_sys::{inet_diag, netlink, nftables, pidfd, sockopt};
 
 use crate::Settings;
 use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
@@ -322,7 +322,13 @@ fn state(state: u8) -> Option<TcpState> {
 }
 
 /// What a TCP socket may have that getsockopt(2) does not give as an option.
-pub(crate) fn judge_options(fds: &Fds<'_>, d: &Descriptor, socket: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn judge_options(
+    fds: &Fds<'_>,
+    d: &Descriptor,
+    socket: BorrowedFd<'_>,
+    family: i32,
+    (options, more): (&[SockOpt], &SocketState),
+) -> Result<()> {
     const TCP_SAVED_SYN: i32 = 28;
     const TCP_AO_INFO: i32 = 40;
     // Without room for it a saved SYN is not given away, and there is an error only if there is one.
@@ -335,7 +341,31 @@ pub(crate) fn judge_options(fds: &Fds<'_>, d: &Descriptor, socket: BorrowedFd<'_
     if sockopt::getsockopt(socket, libc::IPPROTO_TCP, TCP_AO_INFO, 64).is_ok() {
         return fds.refuse(d, "a TCP socket with keys (TCP-AO), which cannot be moved yet".to_owned());
     }
-    Ok(())
+    if sockopt::option_memory(socket).of(fds.pid, "asking for a socket's memory")? == 0 {
+        return Ok(());
+    }
+    // Keys of TCP-MD5 take such memory, as other things do.
+    let port = inet::local(socket).map_or(0, |local| local.port());
+    match inet_diag::has_md5_keys(socket, family as u8, port) {
+        Ok(Some(true)) => {
+            fds.refuse(d, "a TCP socket with keys (TCP-MD5), which cannot be moved yet".to_owned())
+        }
+        Ok(Some(false)) => Ok(()),
+        _ if takes_option_memory(options, more) => Ok(()),
+        _ => {
+            let what = "a TCP socket with options that nothing tells of, as keys of TCP-MD5 are, which cannot be moved yet";
+            fds.refuse(d, what.to_owned())
+        }
+    }
+}
+
+/// Whether something that is carried takes memory that the kernel counts as that of options: a filter, a multicast group, a
+/// header of IPv6 extensions.
+fn takes_option_memory(options: &[SockOpt], more: &SocketState) -> bool {
+    const HEADERS: [i32; 4] =
+        [libc::IPV6_HOPOPTS, libc::IPV6_RTHDRDSTOPTS, libc::IPV6_RTHDR, libc::IPV6_DSTOPTS];
+    let is_header = |option: &SockOpt| option.level == libc::IPPROTO_IPV6 && HEADERS.contains(&option.name);
+    !more.filter.is_empty() || !more.memberships.is_empty() || options.iter().any(is_header)
 }
 
 /// What a connection may have beside what is read.

@@ -136,22 +136,43 @@ impl Netlink {
     pub fn send(&self, mut batch: Batch, acknowledged: u32) -> io::Result<()> {
         let first = self.next.fetch_add(batch.len(), Ordering::Relaxed);
         number(&mut batch.bytes, first, acknowledged);
-        let (fd, bytes) = (self.socket.as_raw_fd(), &batch.bytes);
-        // SAFETY: the kernel reads `bytes.len()` bytes.
-        let sent = check(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), 0) } as libc::c_long)?;
-        if sent as usize != bytes.len() {
-            return Err(io::Error::other("a netlink message was sent in part"));
-        }
+        self.put(&batch.bytes)?;
         loop {
-            let mut answer = vec![0u8; ANSWER];
-            // SAFETY: the kernel writes at most `answer.len()` bytes.
-            let got = check(
-                unsafe { libc::recv(fd, answer.as_mut_ptr().cast(), answer.len(), 0) } as libc::c_long
-            )?;
-            if let Some(outcome) = outcome(&answer[..got as usize], first, first + acknowledged) {
+            if let Some(outcome) = outcome(&self.receive()?, first, first + acknowledged) {
                 return outcome;
             }
         }
+    }
+
+    /// Asks for all that there is of something; `fixed` as in [`Batch::message`]. Gives the messages without their headers.
+    pub fn dump(&self, kind: u16, fixed: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        const NLM_F_DUMP: u16 = 0x300;
+        let mut batch = Batch::default();
+        batch.message(kind, NLM_F_DUMP, fixed, |_| {});
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        number(&mut batch.bytes, first, u32::MAX);
+        self.put(&batch.bytes)?;
+        let mut found = Vec::new();
+        while !dumped(&self.receive()?, first, &mut found)? {}
+        Ok(found)
+    }
+
+    fn put(&self, bytes: &[u8]) -> io::Result<()> {
+        // SAFETY: the kernel reads `bytes.len()` bytes.
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+        if check(sent as libc::c_long)? as usize != bytes.len() {
+            return Err(io::Error::other("a netlink message was sent in part"));
+        }
+        Ok(())
+    }
+
+    fn receive(&self) -> io::Result<Vec<u8>> {
+        let mut answer = vec![0u8; ANSWER];
+        let (fd, at) = (self.socket.as_raw_fd(), answer.as_mut_ptr().cast());
+        // SAFETY: the kernel writes at most `answer.len()` bytes.
+        let got = check(unsafe { libc::recv(fd, at, answer.len(), 0) } as libc::c_long)?;
+        answer.truncate(got as usize);
+        Ok(answer)
     }
 }
 
@@ -188,6 +209,29 @@ fn outcome(mut answers: &[u8], first: u32, acknowledged: u32) -> Option<io::Resu
         answers = answers.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
     None
+}
+
+/// Takes the messages of one packet of answers to the dump of that number. Gives whether it was the last.
+fn dumped(mut answers: &[u8], number: u32, found: &mut Vec<Vec<u8>>) -> io::Result<bool> {
+    const NLMSG_ERROR: u16 = 2;
+    const NLMSG_DONE: u16 = 3;
+    while let (Some(len), Some(sequence)) = (word(answers, 0), word(answers, 8)) {
+        let len = (len as usize).max(HEADER);
+        let kind = u16::from_ne_bytes([answers[4], answers[5]]);
+        let body =
+            answers.get(HEADER..len).ok_or_else(|| io::Error::other("a netlink message that ends early"))?;
+        match kind {
+            _ if sequence != number => {}
+            NLMSG_DONE => return Ok(true),
+            NLMSG_ERROR => {
+                let error = word(body, 0).unwrap_or(0) as i32;
+                return Err(io::Error::from_raw_os_error(-error));
+            }
+            _ => found.push(body.to_vec()),
+        }
+        answers = answers.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

@@ -146,6 +146,16 @@ pub fn getsockopt_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i
     Ok(i32::from_ne_bytes(bytes))
 }
 
+/// Bytes that the options of a socket take, as the kernel counts them (`SK_MEMINFO_OPTMEM` of `SO_MEMINFO`).
+pub fn option_memory(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    const SK_MEMINFO_OPTMEM: usize = 6;
+    let all = getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, 36)?;
+    let counted = all.chunks_exact(4).nth(SK_MEMINFO_OPTMEM).and_then(|bytes| bytes.try_into().ok());
+    counted
+        .map(u32::from_ne_bytes)
+        .ok_or_else(|| io::Error::other("figures of a socket's memory that end early"))
+}
+
 /// The network namespace of a socket (`SIOCGSKNS`).
 pub fn network_namespace(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     const SIOCGSKNS: libc::c_ulong = 0x894c;
