@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -35,6 +36,43 @@ fn a_tcp_connection_is_refused_by_name_or_at_its_end_in_the_copy() {
     }
     let image = image_of(&folder, guest, &["--tcp-close"]);
     second_part_is_right(&folder, restored(&image, &[]));
+}
+
+/// The listener never had SO_REUSEADDR, and what is left of its connection (TIME-WAIT) has its address.
+#[test]
+fn a_listener_has_its_address_again_a_moment_after_connections_of_its_original_ended() {
+    let folder = Folder::new();
+    let port = folder.file("port");
+    let first = format!(
+        "listener = socket.socket()\nlistener.bind(('127.0.0.1', 0))\nlistener.listen()\n\
+         open({port:?}, 'w').write(str(listener.getsockname()[1]))\na, _ = listener.accept()"
+    );
+    let second = "assert a.recv(1) == b''\nassert listener.getsockopt(1, 2) == 0\n\
+                  b, _ = listener.accept()\nassert b.recv(1) == b'x'";
+    let connecting = std::thread::spawn(move || {
+        let listens = || text(&port).parse::<u16>().ok();
+        wait_for("the guest listens", Duration::from_secs(40), || listens().is_some());
+        let port = listens().expect("a port");
+        (port, TcpStream::connect(("127.0.0.1", port)).expect("a connection"))
+    });
+    let mut guest = started(&folder, &mut python(&folder, &first, second));
+    let (port, mut client) = connecting.join().expect("a client");
+    let image = folder.file("image");
+    let mut dump = Command::new(program("pc-dump"));
+    let dump =
+        dump.args(["--tcp-close", "--kill", &guest.arg()]).stdout(File::create(&image).expect("an image"));
+    let output = dump.output().expect("pc-dump runs");
+    assert!(output.status.success(), "{}", said(&output));
+    guest.ended(Duration::from_secs(10));
+    assert_eq!(client.read(&mut [0]).expect("the end"), 0);
+    drop(client);
+    let left = format!("0100007F:{port:04X} ");
+    let is_left = |line: &str| line.contains(&left) && line.contains(" 06 ");
+    wait_for("TIME-WAIT", Duration::from_secs(5), || text(Path::new("/proc/net/tcp")).lines().any(is_left));
+    let copy = restored(&image, &[]);
+    let mut client = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    client.write_all(b"x").expect("written");
+    second_part_is_right(&folder, copy);
 }
 
 #[test]

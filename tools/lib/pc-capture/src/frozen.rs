@@ -149,7 +149,7 @@ impl Frozen {
     /// Ends it without a word to its peers. Gives the table that goes on to hold back its packets.
     fn end(&self) -> Result<Option<String>> {
         let pid = self.tracees.pid();
-        let silenced = self.connections.silence(pid)?;
+        let silenced = self.connections.silence(pid, self.pidfd.as_fd())?;
         let held = self.connections.leave_held(pid)?;
         pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL).of(pid, "ending it")?;
         silenced.for_good();

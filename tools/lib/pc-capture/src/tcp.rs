@@ -66,13 +66,17 @@ pub(crate) struct Connections {
     /// The sockets of those that were read.
     sockets: Vec<OwnedFd>,
     taken: bool,
+    /// They are not taken along, and end with the process.
+    closed: bool,
 }
 
 impl Connections {
     /// Makes the rules, which hold nothing back yet.
     pub fn prepare(settings: &Settings) -> Result<Self> {
+        let mut all = Self::default();
+        all.closed = Connected::of(settings) == Connected::Closed;
         if !settings.tcp_established {
-            return Ok(Self::default());
+            return Ok(all);
         }
         let pid = settings.pid;
         let namespace = foreign_namespace(pid).of(pid, "opening its network namespace")?;
@@ -84,7 +88,8 @@ impl Connections {
                 Some(made.or_else(|err| no_lock(pid, err))?)
             }
         };
-        Ok(Self { lock, namespace, addresses: BTreeSet::new(), sockets: Vec::new(), taken: true })
+        (all.lock, all.namespace, all.taken) = (lock, namespace, true);
+        Ok(all)
     }
 
     /// Holds back the packets of all that the process has now. Names what is on its way to be a connection.
@@ -119,10 +124,13 @@ impl Connections {
         }
     }
 
-    /// The end of the original will say nothing to the peers.
-    pub fn silence(&self, pid: i32) -> Result<Silenced<'_>> {
+    /// The end of the original will say nothing to the peers of connections that are taken along. What is left of others
+    /// for a while (TIME-WAIT) will not keep a copy on this machine from having their addresses.
+    pub fn silence(&self, pid: i32, pidfd: BorrowedFd<'_>) -> Result<Silenced<'_>> {
         let silenced = self.sockets.iter().map(|socket| UnderRepair::begin(socket.as_fd()));
-        silenced.collect::<io::Result<_>>().map(Silenced).of(pid, "silencing its connections")
+        let repaired = silenced.collect::<io::Result<_>>().of(pid, "silencing its connections")?;
+        let left = if self.closed { let_addresses_be_used_again(pid, pidfd) } else { Vec::new() };
+        Ok(Silenced { repaired, left })
     }
 
     /// Goes on to hold the packets back where they still reach this machine, when we are gone: whatever answered them
@@ -155,14 +163,55 @@ impl Drop for Connections {
     }
 }
 
-/// Connections whose end says nothing to the peers. Dropped, they are as they were.
-pub(crate) struct Silenced<'a>(Vec<UnderRepair<'a>>);
+/// Connections whose end is as it should be for the peers and for a copy. Dropped, they are as they were.
+pub(crate) struct Silenced<'a> {
+    repaired: Vec<UnderRepair<'a>>,
+    left: Vec<Reusable>,
+}
 
 impl Silenced<'_> {
     /// Their process is dying.
-    pub fn for_good(self) {
-        self.0.into_iter().for_each(std::mem::forget);
+    pub fn for_good(mut self) {
+        self.repaired.into_iter().for_each(std::mem::forget);
+        self.left.iter_mut().for_each(|socket| socket.for_good = true);
     }
+}
+
+/// A connection that was given `SO_REUSEADDR`, which is for what is left of it, too: a socket with that option, as
+/// pc-restore's is while it is bound, may have its address (net/ipv4/inet_connection_sock.c). On drop it has it no more.
+struct Reusable {
+    socket: OwnedFd,
+    for_good: bool,
+}
+
+impl Reusable {
+    fn set(socket: &OwnedFd, on: bool) -> io::Result<()> {
+        let value = i32::from(on).to_ne_bytes();
+        sockopt::setsockopt(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, &value)
+    }
+}
+
+impl Drop for Reusable {
+    fn drop(&mut self) {
+        if !self.for_good {
+            // What was set can be cleared.
+            let _ = Self::set(&self.socket, false);
+        }
+    }
+}
+
+/// Gives the connections of a process `SO_REUSEADDR` that do not have it. One that cannot be given it ends as it would have.
+fn let_addresses_be_used_again(pid: i32, pidfd: BorrowedFd<'_>) -> Vec<Reusable> {
+    let mut given = Vec::new();
+    for found in sockets(pid, pidfd).unwrap_or_default() {
+        let Kind::Connected(_) = found.kind else { continue };
+        let Ok(socket) = pidfd::pidfd_getfd(pidfd, found.fd) else { continue };
+        let has = sockopt::getsockopt_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR);
+        if has.is_ok_and(|has| has == 0) && Reusable::set(&socket, true).is_ok() {
+            given.push(Reusable { socket, for_good: false });
+        }
+    }
+    given
 }
 
 /// What becomes of the connections of an original in doubt: held back no longer, or ended without a word.
