@@ -76,6 +76,24 @@ fn a_listener_has_its_address_again_a_moment_after_connections_of_its_original_e
 }
 
 #[test]
+fn keys_in_a_session_keyring_are_named_and_one_without_is_no_news() {
+    const JOIN: &str = "import ctypes\nc = ctypes.CDLL(None)\nassert c.syscall(250, 1, None) > 0";
+    let with_key = format!("{JOIN}\nassert c.syscall(248, b'user', b'mine', b'x', 1, -3) > 0");
+    for (first, named) in [(JOIN, false), (&with_key, true)] {
+        let folder = Folder::new();
+        let guest = started(&folder, &mut python(&folder, first, "pass"));
+        let args = ["--leave-running", "--once", &guest.arg()];
+        let mut dump = Command::new(program("pc-dump"));
+        let output = dump.args(args).stdout(Stdio::piped()).output().expect("pc-dump runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{text}");
+        assert_eq!(text.contains("session keyring has keys") && text.contains("user mine"), named, "{text}");
+        assert_eq!(text.contains("keyring"), named, "{text}");
+        second_part_is_right(&folder, guest);
+    }
+}
+
+#[test]
 fn what_cannot_be_moved_is_refused_by_name_and_runs_on() {
     let cases = [
         ("a, b = socket.socketpair()\na.send(b'queued')", "connected Unix socket"),

@@ -162,9 +162,10 @@ pub const ROWS: &[(&str, &[Row])] = &[
             "prctl/SPECULATION_CTRL", "status/Speculation_Store_Bypass", "status/SpeculationIndirectBranch",
         ]),
         carried("memory-deny-write-execute", "", &["prctl/MDWE"]),
-        refused("keyrings, Landlock domains, syscall user dispatch, I/O ports", "", &[
-            "keyctl/thread keyring", "keyctl/process keyring", "keyctl/session keyring",
+        refused("keyrings of a thread or a process, Landlock domains, syscall user dispatch, I/O ports", "", &[
+            "keyctl/thread keyring", "keyctl/process keyring",
         ]),
+        inherited("session keyring", "keys that are left behind are named at the stop", &["keyctl/session keyring"]),
         refused("shadow stack", "", &[
             "prctl/SHADOW_STACK_STATUS", "arch_prctl/SHSTK_STATUS", "status/x86_Thread_features",
             "status/x86_Thread_features_locked",

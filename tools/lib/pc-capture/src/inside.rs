@@ -65,6 +65,8 @@ pub(crate) struct Told {
     /// The wall clock before and after the timers were asked for. Nanoseconds.
     pub wall: (u64, u64),
     pub controls: controls::Told,
+    /// What to say of keys that are left behind.
+    pub keys_lost: Option<String>,
 }
 
 /// Where the answers will lie.
@@ -113,6 +115,7 @@ pub(crate) fn ask(
         told.threads.push(read_thread(&remote, *tid, room.thread(i), answers)?);
         bad.extend(keyring::refused(remote.tracees().pid(), *tid, &answers[BEFORE_KEYRINGS..]));
     }
+    told.keys_lost = keyring::session(&mut remote)?;
     told.mm = mm_settings::ask(&mut remote, vmas, sealed)?;
     remote.finish()?;
     if bad.is_empty() { Ok(told) } else { Err(CaptureError::Unsupported(bad)) }

@@ -41,6 +41,8 @@ struct State {
     threads: Vec<Thread>,
     /// What few programs set.
     rare: Vec<Record>,
+    /// Keys that are left behind.
+    keys_lost: Option<String>,
 }
 
 /// What /proc and others tell of a process that stands, which any thread of ours can read.
@@ -88,6 +90,7 @@ impl Session<'_> {
         self.mappings(mappings, vmas)?;
         self.zaps(zaps)?;
         let state = self.ask_and_copy(&mut tracees, &early, &waits, &scan, readable)?;
+        state.keys_lost.iter().for_each(|lost| self.caller.notice(lost));
         self.copy(&late, false, Patching::Last)?;
         self.copy_unseen(&state, &scan)?;
         self.copy_objects(false, Patching::Last)?;
@@ -222,7 +225,8 @@ fn ask(
     target.connections.keep(std::mem::take(&mut captured.taken));
     let sigs = signal::table(SIGS, &told.actions);
     let Captured { files, beside, table, .. } = captured;
-    Ok(State { mm, mm_settings, sigs, files, beside, table, task, threads, rare })
+    let keys_lost = told.keys_lost;
+    Ok(State { mm, mm_settings, sigs, files, beside, table, task, threads, rare, keys_lost })
 }
 
 /// Refuses what was found out only now.
