@@ -11,7 +11,8 @@ use std::time::Duration;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use pc_frame::Preamble;
-use pc_image::{Item, Reader, Record, Sink as _, Source as _, Writer as ImageWriter};
+use pc_image::{Item, OpenFile, OpenFileKind, Reader, Record, Sink as _, Source as _, Writer as ImageWriter};
+use pc_tests::python;
 use pc_tests::{
     Folder, Guest, Patience, Way, Writer, adopt_orphans, dump_to_file, patient, program, wait_for,
 };
@@ -80,6 +81,43 @@ impl Image {
             }
         }
         writer.finish().expect("finished")
+    }
+}
+
+/// As a kernel that suspends has watches: where the kernel here drops the flag, that is said.
+#[test]
+fn watches_that_do_not_keep_the_machine_awake_any_more_are_named() {
+    adopt_orphans();
+    let folder = Folder::new();
+    let first =
+        "import select\nwatch = select.epoll()\nevent = os.eventfd(1)\nwatch.register(event, select.EPOLLIN)";
+    let guest = python::started(&folder, &mut python::python(&folder, first, "assert watch.poll(0)"));
+    let pid = guest.pid();
+    let bytes = fs::read(python::image_of(&folder, guest, &[])).expect("an image");
+    let image = Image { folder, bytes, pid };
+    for (flag, due) in [(0, false), (1 << 29, true)] {
+        let bytes = image.changed(|record| {
+            if let Record::OpenFile(OpenFile { kind: OpenFileKind::Epoll(state), .. }) = record {
+                state.targets.iter_mut().for_each(|target| target.events |= flag);
+            }
+        });
+        let path = image.folder.file("awake");
+        fs::write(&path, bytes).expect("an image");
+        let mut tool = Command::new(program("pc-restore"));
+        let mut tool =
+            tool.stdin(File::open(&path).expect("an image")).stderr(Stdio::piped()).spawn().expect("it runs");
+        wait_for("the copy runs", Duration::from_secs(10), || {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with("python"))
+                && pc_tests::status(pid, "TracerPid") == "0"
+        });
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/3")).expect("the epoll instance");
+        nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).expect("killed");
+        let mut said = String::new();
+        tool.stderr.take().expect("its stderr").read_to_string(&mut said).expect("read");
+        tool.wait().expect("it ends");
+        assert!(info.contains("tfd:"), "{info}");
+        let kept = info.contains("events: 20000001");
+        assert_eq!(said.contains("EPOLLWAKEUP"), due && !kept, "{said}\n{info}");
     }
 }
 

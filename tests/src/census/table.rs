@@ -277,7 +277,7 @@ pub const ROWS: &[(&str, &[Row])] = &[
         ]),
         carried("pipes: size and content", "", &["fcntl/F_GETPIPE_SZ", "queue/bytes"]),
         carried("memfd: seals", "", &["fcntl/F_GET_SEALS"]),
-        carried("eventfd, signalfd, timerfd, epoll", "", &[
+        carried("eventfd, signalfd, timerfd, epoll", "EPOLLWAKEUP where pc-restore has CAP_BLOCK_SUSPEND; else it says so", &[
             "fdinfo/eventfd-count", "fdinfo/eventfd-semaphore", "fdinfo/sigmask", "fdinfo/clockid", "fdinfo/ticks",
             "fdinfo/settime flags", "fdinfo/it_value", "fdinfo/it_interval", "fdinfo/tfd",
         ]),

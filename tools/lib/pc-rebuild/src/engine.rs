@@ -509,7 +509,7 @@ impl Finisher<'_> {
         fdtable::install(self.newborn, &procfile::others(image, table), &built)?;
         drop(built);
         procfile::install(self.newborn, image, table)?;
-        openfile::finish(self.newborn, image, table)?;
+        openfile::finish(self.newborn, image, table, notices)?;
         times.descriptors = lap.take();
         signal::actions(&mut self.newborn.husk, sigs)?;
         let wanted: Vec<u32> = image.threads.keys().copied().collect();

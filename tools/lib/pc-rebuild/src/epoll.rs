@@ -1,5 +1,6 @@
 //! epoll(7).
 
+use std::fs;
 use std::os::fd::OwnedFd;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
@@ -9,6 +10,7 @@ use pc_trace::Call;
 use crate::error::{Context, RebuildError, missing};
 use crate::image::Image;
 use crate::newborn::Newborn;
+use crate::settings::Notices;
 
 /// An epoll instance that watches nothing yet.
 pub fn build() -> Result<OwnedFd, RebuildError> {
@@ -39,6 +41,36 @@ pub fn finish(
         newborn.husk.reset();
     }
     Ok(())
+}
+
+/// Says so if watches do not keep this machine from suspending as they did: the kernel drops `EPOLLWAKEUP` without a word where
+/// we lack CAP_BLOCK_SUSPEND (in the first user namespace), or where it cannot suspend (epoll_ctl(2)).
+pub fn see_it_keep_awake(
+    pid: i32,
+    fd: u64,
+    state: &EpollState,
+    notices: Notices<'_>,
+) -> Result<(), RebuildError> {
+    const EPOLLWAKEUP: u32 = 1 << 29;
+    let due = state.targets.iter().filter(|target| target.events & EPOLLWAKEUP != 0).count();
+    if due == 0 {
+        return Ok(());
+    }
+    let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).what("looking at an epoll instance")?;
+    let kept = text.lines().filter_map(events).filter(|events| events & EPOLLWAKEUP != 0).count();
+    if kept < due {
+        notices(&format!(
+            "descriptor {fd} (epoll) does not keep this machine from suspending, as EPOLLWAKEUP of what it watches \
+             is dropped: that needs CAP_BLOCK_SUSPEND and a kernel that suspends"
+        ));
+    }
+    Ok(())
+}
+
+/// The events of a line `tfd:        5 events: 20000001 data:                5  pos:0 ino:1 sdev:1`.
+fn events(line: &str) -> Option<u32> {
+    let mut words = line.strip_prefix("tfd:")?.split_whitespace().skip_while(|word| *word != "events:");
+    u32::from_str_radix(words.nth(1)?, 16).ok()
 }
 
 /// Adds a file that was watched once and has been reported: the kernel takes the events out of a mask only when it reports
@@ -118,5 +150,17 @@ fn add(
             let back = Call::new(libc::SYS_dup3, [aside, number, flag]);
             Ok(vec![there, add, back, Call::new(libc::SYS_close, [aside])])
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_watched_is_read_with_its_events() {
+        let line = "tfd:        5 events: 20000001 data:                5  pos:0 ino:2a sdev:1";
+        assert_eq!(events(line), Some(0x2000_0001));
+        assert_eq!(events("flags:\t02"), None);
     }
 }

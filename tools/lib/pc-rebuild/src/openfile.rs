@@ -159,7 +159,12 @@ fn set_flags(open: &OpenFile, fd: &OwnedFd) -> Result<(), RebuildError> {
 }
 
 /// What can only be done under the final numbers, in the husk: owners, expirations, epoll.
-pub fn finish(newborn: &mut Newborn, image: &Image, table: &FdTable) -> Result<(), RebuildError> {
+pub fn finish(
+    newborn: &mut Newborn,
+    image: &Image,
+    table: &FdTable,
+    notices: Notices<'_>,
+) -> Result<(), RebuildError> {
     let mut calls = Vec::new();
     let fds: BTreeMap<OpenFileId, u32> = table.fds.iter().rev().map(|fd| (fd.file, fd.fd)).collect();
     for open in image.open_files.values() {
@@ -169,7 +174,10 @@ pub fn finish(newborn: &mut Newborn, image: &Image, table: &FdTable) -> Result<(
         }
         match &open.kind {
             OpenFileKind::Timer(timer) => calls.extend(timerfd::finish(newborn, fd, timer)?),
-            OpenFileKind::Epoll(state) => epoll::finish(newborn, image, table, fd, state)?,
+            OpenFileKind::Epoll(state) => {
+                epoll::finish(newborn, image, table, fd, state)?;
+                epoll::see_it_keep_awake(newborn.husk.pid(), fd, state, notices)?;
+            }
             _ => {}
         }
     }
