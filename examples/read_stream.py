@@ -79,9 +79,9 @@ Creds: uids u32*4, gids u32*4, groups [u32], cap_inheritable u64, cap_permitted 
 SeccompFilter: insns bytes, flags u64
 Seccomp| Disabled; Strict; Filter filters [SeccompFilter]
 Thread: task u32, tid u32, comm bytes, regs u64*27, xstate bytes, restart Restart, sigmask u64, pending [bytes], altstack AltStack, robust_list (u64+u64), rseq Rseq?, clear_child_tid u64, pdeath_signal i32, sched Sched, creds Creds, seccomp Seccomp
-TaskSettings: task u32, membarrier u32, xstate_permitted u64, chooses_timer_ids bool, label bytes?
+TaskSettings: task u32, membarrier u32, chooses_timer_ids bool, label bytes?
 Speculation: feature u32, state u32
-ThreadSettings: task u32, tid u32, tsc_trapped bool, cpuid_trapped bool, mce_kill u32?, speculation [Speculation], util_clamp (u32+u32)?, sched_flags u64, personality u32?, rseq_slice bool
+ThreadSettings: task u32, tid u32, tsc_trapped bool, mce_kill u32?, speculation [Speculation], util_clamp (u32+u32)?, sched_flags u64, personality u32?, rseq_slice bool
 TimerDates: task u32, dates [(i32+u64)]
 Fd: fd u32, file u32, cloexec bool
 FdTable: id u32, fds [Fd]
@@ -226,7 +226,9 @@ def frame(stream, number, digest, bodies):
         said = by_hand(payload, *layout)
     elif known and kind != END:
         body = Body(payload)
-        said = body.value(name if version == newest or name == "OpenFile" else f"{name}{version}")  # which only gained a variant
+        said = body.value(name if version == newest or name == "OpenFile" else f"{name}{version}")  # which only gained Proc
+        if name == "OpenFile" and version == 1 and "Proc" in said["kind"]:
+            raise Wrong(3, f"at byte {offset}, frame {number}: what only version 2 of {name} can say")
         if body.at != length:
             raise Wrong(3, f"at byte {offset}, frame {number}: {length - body.at} bytes too many in {name}")
         if kind == COMMIT and bytes(said["encoding_digest"]) != digest.digest():

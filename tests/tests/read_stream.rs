@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use pc_frame::{Event, FrameReader, FrameWriter, Limits};
+use pc_image::record_name;
 use pc_tests::streams::{folder, golden};
 use pc_tests::{Folder, Guest, program, run, said, status, wait_for};
 
@@ -52,6 +54,35 @@ fn it_agrees_with_pc_show_on_every_golden_stream_whole_cut_and_bent() {
             agree(&path, &format!("{name} bent at {at}"));
         }
     }
+}
+
+#[test]
+fn a_record_that_says_what_its_version_cannot_is_bad_for_both() {
+    let (_, bytes) = golden().into_iter().find(|(name, _)| *name == "everything").expect("the stream");
+    let mut out = FrameWriter::new(Vec::new(), Limits::default());
+    let mut reader = FrameReader::new(bytes.as_slice(), Limits::default());
+    let mut older = 0;
+    while let Some(event) = reader.read().expect("a good stream") {
+        match event {
+            Event::Preamble(preamble) => out.preamble(&preamble).expect("a Vec"),
+            Event::Frame(frame) => {
+                let header = frame.header;
+                // A file of /proc that means a process, in the version of those before it.
+                let newer = record_name(header.kind) == Some("OpenFile") && header.version == 2;
+                older += u32::from(newer);
+                let version = if newer { 1 } else { header.version };
+                out.frame(header.kind, version, header.flags, &[&frame.payload]).expect("a Vec");
+            }
+        }
+    }
+    out.flush().expect("a Vec");
+    assert!(older > 0);
+    let scratch = Folder::new();
+    let path = scratch.file("stream.pcs");
+    fs::write(&path, out.into_inner()).expect("a file");
+    agree(&path, "a newer kind in an older record");
+    let output = script(&[], &path);
+    assert!(output.status.code() == Some(3) && said(&output).contains("only version 2"), "{}", said(&output));
 }
 
 #[test]

@@ -12,8 +12,6 @@ pub struct TaskSettings {
     pub task: TaskId,
     /// membarrier(2): a mask of the `MEMBARRIER_CMD_REGISTER_*` that it has made.
     pub membarrier: u32,
-    /// Parts of the extended state that it has asked to use (`ARCH_REQ_XCOMP_PERM`), as a mask of `XCR0` bits.
-    pub xstate_permitted: u64,
     /// It chooses the ids of the POSIX timers that it makes (`PR_TIMER_CREATE_RESTORE_IDS`).
     pub chooses_timer_ids: bool,
     /// Its security label (/proc/PID/attr/current), where it is confined by one.
@@ -23,7 +21,7 @@ pub struct TaskSettings {
 impl TaskSettings {
     /// As a new process has them.
     pub fn new(task: TaskId) -> Self {
-        Self { task, membarrier: 0, xstate_permitted: 0, chooses_timer_ids: false, label: None }
+        Self { task, membarrier: 0, chooses_timer_ids: false, label: None }
     }
 }
 
@@ -45,8 +43,6 @@ pub struct ThreadSettings {
     pub tid: u32,
     /// Reading the time-stamp counter raises SIGSEGV (`PR_SET_TSC`).
     pub tsc_trapped: bool,
-    /// The CPUID instruction raises SIGSEGV (`ARCH_SET_CPUID`).
-    pub cpuid_trapped: bool,
     /// `PR_MCE_KILL`: `PR_MCE_KILL_LATE` (0), `PR_MCE_KILL_EARLY` (1); `None` = as the machine has it.
     pub mce_kill: Option<u32>,
     /// Speculation controls.
@@ -68,7 +64,6 @@ impl ThreadSettings {
             task,
             tid,
             tsc_trapped: false,
-            cpuid_trapped: false,
             mce_kill: None,
             speculation: Vec::new(),
             util_clamp: None,

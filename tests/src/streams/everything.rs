@@ -264,7 +264,6 @@ fn task_settings() -> TaskSettings {
     TaskSettings {
         task: TaskId(0),
         membarrier: 0x110,
-        xstate_permitted: 1 << 18,
         chooses_timer_ids: true,
         label: Some(b"user_u:user_r:user_t:s0".to_vec()),
     }
@@ -276,7 +275,6 @@ fn thread_settings() -> ThreadSettings {
         task: TaskId(0),
         tid: 101,
         tsc_trapped: true,
-        cpuid_trapped: true,
         mce_kill: Some(1),
         speculation: vec![Speculation { feature: 0, state: 8 }],
         util_clamp: Some((10, 500)),

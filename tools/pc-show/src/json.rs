@@ -204,7 +204,6 @@ fn state_of(model: &Model, state: &TaskState) -> Value {
 fn controls(settings: &TaskSettings) -> Value {
     json!({
         "membarrier": hex(settings.membarrier.into()),
-        "xstate_permitted": hex(settings.xstate_permitted),
         "chooses_timer_ids": settings.chooses_timer_ids,
         "label": settings.label.as_ref().map(plain),
     })
@@ -214,7 +213,6 @@ fn thread_controls(settings: &ThreadSettings) -> Value {
     let speculation = settings.speculation.iter();
     json!({
         "tsc_trapped": settings.tsc_trapped,
-        "cpuid_trapped": settings.cpuid_trapped,
         "mce_kill": settings.mce_kill,
         "speculation": speculation.map(|it| json!([it.feature, it.state])).collect::<Vec<_>>(),
         "util_clamp": settings.util_clamp,

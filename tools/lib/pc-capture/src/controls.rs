@@ -21,12 +21,8 @@ const PR_GET_SPECULATION_CTRL: u64 = 52;
 const PR_GET_IO_FLUSHER: u64 = 58;
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
 const PR_RSEQ_SLICE_EXTENSION: u64 = 79;
-const ARCH_GET_CPUID: u64 = 0x1011;
-const ARCH_GET_XCOMP_PERM: u64 = 0x1022;
 const ARCH_GET_UNTAG_MASK: u64 = 0x4001;
 const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
-/// Parts of the extended state that have to be asked for: the tile data of AMX.
-const DYNAMIC_XSTATE: u64 = 1 << 18;
 /// `PR_SPEC_STORE_BYPASS`, `PR_SPEC_INDIRECT_BRANCH`, `PR_SPEC_L1D_FLUSH`.
 const SPECULATION: [u32; 3] = [0, 1, 2];
 /// Speculation controls that are turned on, not off.
@@ -34,18 +30,17 @@ const L1D_FLUSH: u32 = 2;
 
 /// Bytes of results of a thread: `PR_GET_TSC`, and two words of get_robust_list(2).
 pub(crate) const THREAD_ROOM: usize = 24;
-/// Bytes of results of the process: `ARCH_GET_XCOMP_PERM`, `ARCH_GET_UNTAG_MASK`.
-pub(crate) const PROCESS_ROOM: usize = 16;
+/// Bytes of results of the process: `ARCH_GET_UNTAG_MASK`.
+pub(crate) const PROCESS_ROOM: usize = 8;
 /// How many calls [`process_calls`] gives.
-pub(crate) const PROCESS_CALLS: usize = 4;
+pub(crate) const PROCESS_CALLS: usize = 3;
 /// How many calls [`thread_calls`] gives.
-pub(crate) const THREAD_CALLS: usize = 10;
+pub(crate) const THREAD_CALLS: usize = 9;
 
 /// What a thread has told.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ThreadTold {
     tsc_trapped: bool,
-    cpuid_trapped: bool,
     mce_kill: Option<u32>,
     speculation: Vec<Speculation>,
     personality: u32,
@@ -59,7 +54,6 @@ pub(crate) struct ThreadTold {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Told {
     membarrier: u32,
-    xstate_permitted: u64,
     address_masking: bool,
     chooses_timer_ids: bool,
 }
@@ -75,7 +69,6 @@ pub(crate) fn thread_calls(room: u64, witness: i32) -> Vec<Call> {
         prctl(PR_MCE_KILL_GET, [0, 0]),
         prctl(PR_GET_IO_FLUSHER, [0, 0]),
         prctl(PR_RSEQ_SLICE_EXTENSION, [1, 0]),
-        Call::new(libc::SYS_arch_prctl, [ARCH_GET_CPUID, 0]),
         Call::new(libc::SYS_personality, [u64::from(u32::MAX)]),
         Call::new(libc::SYS_get_robust_list, [witness as u64, room + 8, room + 16]),
     ];
@@ -88,8 +81,7 @@ pub(crate) fn process_calls(room: u64) -> [Call; PROCESS_CALLS] {
     [
         Call::new(libc::SYS_membarrier, [MEMBARRIER_CMD_GET_REGISTRATIONS, 0, 0]),
         prctl(PR_TIMER_CREATE_RESTORE_IDS, [2, 0]),
-        Call::new(libc::SYS_arch_prctl, [ARCH_GET_XCOMP_PERM, room]),
-        Call::new(libc::SYS_arch_prctl, [ARCH_GET_UNTAG_MASK, room + 8]),
+        Call::new(libc::SYS_arch_prctl, [ARCH_GET_UNTAG_MASK, room]),
     ]
 }
 
@@ -98,15 +90,14 @@ pub(crate) fn read_thread(words: &[u64], answers: &[i64]) -> ThreadTold {
     const PR_TSC_SIGSEGV: u64 = 2;
     const PR_MCE_KILL_DEFAULT: i64 = 2;
     let answer = |i: usize| answers.get(i).copied().unwrap_or(-1);
-    let states = SPECULATION.iter().zip(answers.get(7..).unwrap_or_default());
+    let states = SPECULATION.iter().zip(answers.get(6..).unwrap_or_default());
     ThreadTold {
         tsc_trapped: answer(0) == 0 && words.first().is_some_and(|tsc| *tsc as u32 as u64 == PR_TSC_SIGSEGV),
         mce_kill: u32::try_from(answer(1)).ok().filter(|kind| i64::from(*kind) != PR_MCE_KILL_DEFAULT),
         io_flusher: answer(2) == 1,
         rseq_slice: answer(3) == 1,
-        cpuid_trapped: answer(4) == 0,
-        personality: answer(5) as u32,
-        barred: answer(6) == -i64::from(libc::EPERM),
+        personality: answer(4) as u32,
+        barred: answer(5) == -i64::from(libc::EPERM),
         speculation: states.filter_map(|(feature, state)| speculation(*feature, *state)).collect(),
     }
 }
@@ -123,20 +114,17 @@ fn speculation(feature: u32, answer: i64) -> Option<Speculation> {
 /// Reads the answers of the process.
 pub(crate) fn read_process(words: &[u64], answers: &[i64]) -> Told {
     let answer = |i: usize| answers.get(i).copied().unwrap_or(-1);
-    let word = |i: usize| words.get(i).copied().unwrap_or(0);
     Told {
         membarrier: u32::try_from(answer(0)).unwrap_or(0),
         chooses_timer_ids: answer(1) == 1,
-        xstate_permitted: if answer(2) == 0 { word(0) & DYNAMIC_XSTATE } else { 0 },
-        address_masking: answer(3) == 0 && word(1) != u64::MAX,
+        address_masking: answer(2) == 0 && words.first().is_some_and(|mask| *mask != u64::MAX),
     }
 }
 
 /// The record of a process's controls, if one is not as a new process has it.
 pub(crate) fn task_settings(pid: i32, told: &Told) -> Option<TaskSettings> {
-    let Told { membarrier, xstate_permitted, chooses_timer_ids, .. } = *told;
-    let found =
-        TaskSettings { task: TASK, membarrier, xstate_permitted, chooses_timer_ids, label: label(pid) };
+    let Told { membarrier, chooses_timer_ids, .. } = *told;
+    let found = TaskSettings { task: TASK, membarrier, chooses_timer_ids, label: label(pid) };
     (found != TaskSettings::new(TASK)).then_some(found)
 }
 
@@ -149,7 +137,6 @@ pub(crate) fn thread_settings(
 ) -> Option<ThreadSettings> {
     let found = ThreadSettings {
         tsc_trapped: told.tsc_trapped,
-        cpuid_trapped: told.cpuid_trapped,
         mce_kill: told.mce_kill,
         speculation: told.speculation.clone(),
         util_clamp,
@@ -290,13 +277,13 @@ mod tests {
 
     #[test]
     fn what_is_as_a_new_process_has_it_makes_no_record() {
-        let answers = [0, 2, 0, -22, 1, 0, 0, 3, 3, 8];
+        let answers = [0, 2, 0, -22, 0, 0, 3, 3, 8];
         assert_eq!(thread_calls(0, 0).len(), THREAD_CALLS);
         let told = read_thread(&[1, 0, 0], &answers);
         assert_eq!(thread_settings(5, &told, (None, 0), 0), None);
-        let told = read_thread(&[2, 0, 0], &[0, 1, 0, -22, 0, 7, -1, 3, 9, 8]);
+        let told = read_thread(&[2, 0, 0], &[0, 1, 0, -22, 7, -1, 3, 9, 8]);
         let found = thread_settings(5, &told, (None, 0), 0).unwrap();
-        assert_eq!((found.tsc_trapped, found.cpuid_trapped, found.mce_kill), (true, true, Some(1)));
+        assert_eq!((found.tsc_trapped, found.mce_kill), (true, Some(1)));
         assert_eq!((found.personality, found.speculation.len(), told.barred), (Some(7), 1, true));
     }
 }

@@ -18,8 +18,6 @@ const PR_MCE_KILL_SET: u64 = 1;
 const PR_SET_SPECULATION_CTRL: u64 = 53;
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
 const PR_RSEQ_SLICE_EXTENSION: u64 = 79;
-const ARCH_SET_CPUID: u64 = 0x1012;
-const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
 
 /// Our own security label, which the copy will have.
 fn own_label() -> Vec<u8> {
@@ -48,10 +46,6 @@ pub fn task(husk: &mut Husk, settings: &TaskSettings) -> Result<(), RebuildError
     for command in bits(settings.membarrier.into()) {
         let call = Call::new(libc::SYS_membarrier, [1 << command, 0, 0]);
         husk.call(pid, call).what("registering for membarrier(2)")?;
-    }
-    for part in bits(settings.xstate_permitted) {
-        let call = Call::new(libc::SYS_arch_prctl, [ARCH_REQ_XCOMP_PERM, part]);
-        husk.call(pid, call).what("asking for the use of an extended state")?;
     }
     Ok(())
 }
@@ -111,9 +105,6 @@ fn calls(
     }
     if settings.tsc_trapped {
         calls.push(("trap for the time-stamp counter", prctl(PR_SET_TSC, PR_TSC_SIGSEGV, 0)));
-    }
-    if settings.cpuid_trapped {
-        calls.push(("trap for CPUID", Call::new(libc::SYS_arch_prctl, [ARCH_SET_CPUID, 0])));
     }
     if settings.rseq_slice {
         calls.push(("rseq slice extension", prctl(PR_RSEQ_SLICE_EXTENSION, 2, 1)));
