@@ -9,8 +9,8 @@ use pc_cli::CommonArgs;
 /// Writes a checkpoint of a running process to standard output.
 ///
 /// The stream goes to a file or a pipe: `pc-dump 1234 > image.pcs`, `pc-dump 1234 | ssh host pc-restore`. The memory is
-/// sent in rounds while the process runs; it is stopped only when little is left. What cannot be moved is named before the
-/// process is touched. Afterwards the original is left stopped unless told otherwise; if anything fails it runs on as before.
+/// sent in rounds while the process runs; it is stopped only when little is left. What cannot be moved is
+/// refused by name, most of it before the process is touched. Afterwards the original is left stopped unless told otherwise; if anything fails it runs on as before.
 #[derive(Debug, Parser)]
 #[command(name = "pc-dump", version, max_term_width = 100)]
 pub struct Args {
