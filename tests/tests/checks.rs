@@ -45,12 +45,16 @@ const GUESTS: [(&str, Arguments); 12] = [
 
 /// Starts a guest and gives it the time to have all that it makes.
 fn started(name: &str, arguments: &[PathBuf], folder: &Folder) -> Guest {
-    let guest = Guest::start(Command::new(program(name)).args(arguments));
+    let mut guest = Guest::start(Command::new(program(name)).args(arguments));
     let began = std::time::Instant::now();
     while !folder.file("report.ready").exists() && began.elapsed() < Duration::from_secs(3) {
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert!(Path::new(&format!("/proc/{}/exe", guest.pid())).exists(), "{name} has ended");
+    if !Path::new(&format!("/proc/{}/exe", guest.pid())).exists() {
+        let code = guest.ended(Duration::from_secs(1));
+        let report = fs::read_to_string(folder.file("report")).unwrap_or_default();
+        panic!("{name} has ended: {code:?} {report}");
+    }
     guest
 }
 

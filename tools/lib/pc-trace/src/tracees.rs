@@ -77,6 +77,10 @@ impl Tracees {
                 let what = "its threads come and go too fast to be stopped".to_owned();
                 return Err(TraceError::Unsupported { pid, what });
             }
+            if fresh.is_empty() {
+                // One that is ending is still counted, and needs a CPU to end.
+                std::thread::sleep(Duration::from_micros(50));
+            }
         }
         if tracees.threads.first().is_none_or(|leader| leader.tid != pid) {
             let what = "its main thread has ended while others run, which cannot be moved yet".to_owned();
@@ -90,8 +94,19 @@ impl Tracees {
         let mut seized = Vec::with_capacity(tids.len());
         let mut failed = None;
         for &tid in tids {
-            match ptrace::seize(tid, flags).and_then(|()| ptrace::interrupt(tid)) {
-                Ok(()) => seized.push(tid),
+            match ptrace::seize(tid, flags) {
+                Ok(()) => match ptrace::interrupt(tid) {
+                    Ok(()) => seized.push(tid),
+                    // One that dies before it is interrupted is ours all the same: it is there until we hear of its end.
+                    // That of the main thread comes with the last of all.
+                    Err(err) if err.raw_os_error() == Some(libc::ESRCH) => {
+                        seized.extend((tid != self.pid).then_some(tid));
+                    }
+                    Err(err) => {
+                        failed = Some(self.seize_error(tid, err));
+                        break;
+                    }
+                },
                 Err(err) if err.raw_os_error() == Some(libc::ESRCH) => {}
                 // So answers a thread that is about to end, too. The main thread tells whether we may trace at all.
                 Err(err) if err.raw_os_error() == Some(libc::EPERM) && tid != self.pid => {}
