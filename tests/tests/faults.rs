@@ -283,8 +283,9 @@ fn codes(blow: Blow) -> &'static [i32] {
         Blow::Dump(SIGTERM | SIGINT, _) | Blow::Restore(SIGTERM | SIGINT, _) => &[0, 7],
         Blow::Dump(SIGSTOP, _) => &[0, 1],
         // Killed when it had said that the copy runs.
-        Blow::Restore(SIGKILL, _) | Blow::Cut => &[0, 5, 8],
-        // Whichever side misses the other first says so; what the destination says of its failure has no code.
+        Blow::Restore(SIGKILL, _) => &[0, 5, 8],
+        // Whichever side misses the other first says so; what the destination says of its failure has no code (1).
+        Blow::Cut => &[0, 1, 5, 8],
         Blow::Restore(SIGSTOP, _) | Blow::Stall => &[0, 1, 5, 7, 8],
         Blow::Corrupt(_) => &[0, 1, 5, 8],
         // The line, and what waits in it.
