@@ -2,7 +2,7 @@
 //! stalled and corrupted. Afterwards exactly one copy runs, or one is stopped and pc-dump has said so (8) or was killed
 //! itself, and `--resolve` settles it. Never two, never none, never a wrong byte, and nothing is left.
 //!
-//! `PC_FAULTS=1000` makes so many points of it; 50 without it, a fifth of them over pc-send and pc-recv. With
+//! `PC_FAULTS=1000` makes so many points of it; 30 without it, a fifth of them over pc-send and pc-recv. With
 //! `PC_FAULTS_AT='"Thread" Cut'` those between the two tools are points that have all of these words. The guest is the
 //! same all the way, and checks itself.
 
@@ -24,10 +24,12 @@ use pc_tests::{
 
 /// Times of an idle machine: others are made of them as slow as it is found to be. How long silence is waited for, and
 /// how long the original may be frozen.
-const SILENCE: Duration = Duration::from_millis(1500);
-const FREEZE: Duration = Duration::from_secs(1);
+///
+/// The guest computes in all of its threads, so that no machine is idle with it: much shorter ones are missed.
+const SILENCE: Duration = Duration::from_secs(4);
+const FREEZE: Duration = Duration::from_secs(3);
 /// Longer than every time-out, and than the guardian's patience (the freeze time-out and a second), in milliseconds.
-const STOP: u64 = 2400;
+const STOP: u64 = 6500;
 
 /// Each state of both machines is between two of these.
 const MOMENTS: [(Way, &str, u32, &[Part]); 24] = {
@@ -386,7 +388,7 @@ fn kind(blow: Blow) -> String {
 
 /// So many points are wanted in all.
 fn wanted() -> usize {
-    std::env::var("PC_FAULTS").map_or(50, |n| n.parse().expect("PC_FAULTS is a number"))
+    std::env::var("PC_FAULTS").map_or(30, |n| n.parse().expect("PC_FAULTS is a number"))
 }
 
 #[test]
