@@ -2,7 +2,7 @@
 //! stalled and corrupted. Afterwards exactly one copy runs, or one is stopped and pc-dump has said so (8) or was killed
 //! itself, and `--resolve` settles it. Never two, never none, never a wrong byte, and nothing is left.
 //!
-//! `PC_FAULTS=1000` makes so many points of it; 30 without it, a fifth of them over pc-send and pc-recv. With
+//! `PC_FAULTS=N` strikes N points of it, 30 without it; a fifth of them go over pc-send and pc-recv. With
 //! `PC_FAULTS_AT='"Thread" Cut'` those between the two tools are points that have all of these words. The guest is the
 //! same all the way, and checks itself.
 

@@ -22,7 +22,7 @@ pub(crate) struct Costs {
 const ASKED: u32 = 3;
 
 impl Costs {
-    /// What the stop of a process with so many threads will take for all that is not memory.
+    /// How long the stop of a process with this many threads takes for everything but memory.
     pub fn stop(&self, threads: usize) -> Duration {
         let threads = u32::try_from(threads).unwrap_or(u32::MAX);
         self.descriptors + self.mappings + self.thread.saturating_mul(ASKED).saturating_mul(threads)

@@ -65,7 +65,7 @@ pub(crate) struct Told {
     /// The wall clock before and after the timers were asked for. Nanoseconds.
     pub wall: (u64, u64),
     pub controls: controls::Told,
-    /// What to say of keys that are left behind.
+    /// A notice of keys that the copy will lack.
     pub keys_lost: Option<String>,
 }
 

@@ -1,7 +1,7 @@
 //! Descriptors and the open file descriptions behind them.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::net::IpAddr;
@@ -279,10 +279,11 @@ impl<'a> Fds<'a> {
         }
     }
 
-    /// Reads the options of all sockets, of many by several threads.
+    /// Reads the options of all sockets, each by its lowest descriptor, of many by several threads.
     fn look_at_sockets(&self, all: &[Descriptor]) -> HashMap<i32, Unusual> {
-        let sockets: Vec<i32> =
-            all.iter().filter(|d| d.is_socket()).map(|descriptor| descriptor.fd).collect();
+        let mut files = HashSet::new();
+        let lowest = all.iter().filter(|d| d.is_socket() && files.insert(d.file.0));
+        let sockets: Vec<i32> = lowest.map(|d| d.fd).collect();
         let look = |fd: &i32| {
             // One that cannot be looked at is looked at again when its turn comes, which says why.
             let socket = self.take(*fd).ok()?;
@@ -407,7 +408,8 @@ pub(crate) fn descriptors(pid: i32, stopped: bool) -> Result<Vec<Descriptor>> {
     Ok(all)
 }
 
-/// Does work on so many in shares, each by a thread of its own where they are many. Gives what comes of each, in order.
+/// Splits `count` items into shares, and works on each share in a thread of its own where there are many items. Gives the
+/// results in order.
 fn by_shares<T: Send>(count: usize, work: impl Fn(Range<usize>) -> T + Sync) -> Vec<T> {
     const MANY: usize = 128;
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);

@@ -41,7 +41,7 @@ struct State {
     threads: Vec<Thread>,
     /// What few programs set.
     rare: Vec<Record>,
-    /// Keys that are left behind.
+    /// A notice of keys that the copy will lack.
     keys_lost: Option<String>,
 }
 
