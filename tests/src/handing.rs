@@ -418,11 +418,9 @@ pub fn state(pid: i32) -> Option<char> {
 }
 
 fn name(way: Way, kind: u16) -> &'static str {
-    const MESSAGES: [&str; 9] =
-        ["Hello", "Accepted", "Refused", "RoundApplied", "Alive", "Ready", "Failed", "Running", "Cancelled"];
     match way {
         _ if kind == END => "End",
         Way::Forth => pc_image::record_name(kind).expect("a record"),
-        Way::Back => MESSAGES[usize::from(kind - 0x0101)],
+        Way::Back => pc_ctl::message_name(kind).expect("a message"),
     }
 }

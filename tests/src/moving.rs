@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::census::{self, Moved};
+use crate::handing::HandOver;
 use crate::{Folder, Guest, Patience, program, said};
 
 /// How a guest is moved.
@@ -18,6 +19,8 @@ pub enum Way {
     File,
     /// Through a pipe into a new pid namespace; the original is killed meanwhile.
     NewPidNs,
+    /// By a two-way hand-over in rounds, into a new pid namespace. The guest does nothing until it is asked.
+    HandOver,
 }
 
 /// Orphans of detached tools become children of this process, so that it can reap them.
@@ -31,6 +34,7 @@ pub fn moved(guest: Guest, way: Way) -> Guest {
         Way::File => through_file(guest),
         Way::NewPidNs if census::is_due() => into_namespace(guest),
         Way::NewPidNs => through_pipe(guest),
+        Way::HandOver => handed_over(guest),
     }
 }
 
@@ -118,6 +122,17 @@ fn run_apart(tool: &mut Command, folder: &Folder) -> (ExitStatus, String) {
 
 fn pid_in(pidfile: &Path) -> i32 {
     fs::read_to_string(pidfile).expect("a pidfile").trim().parse().expect("a pid")
+}
+
+fn handed_over(mut guest: Guest) -> Guest {
+    adopt_orphans();
+    let before = census::of_running(guest.pid());
+    let ended = HandOver::start(&guest.arg(), &[], &[], None).finish();
+    assert_eq!(ended.codes(), (Some(0), Some(0)), "{}", ended.said);
+    let copy = Guest::adopt(pid_in(&ended.folder.file("pid")));
+    guest.ended(Duration::from_secs(10));
+    before.compare(&copy, Moved { new_pid_ns: true });
+    copy
 }
 
 /// The same with a census: the original must be gone before the copy has its addresses.

@@ -83,7 +83,7 @@ fn owners_and_signals_of_descriptors_that_are_no_sockets_are_kept() {
         fcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC)\n\
         os.write(w, b'x')\n\
         assert signal.sigtimedwait([signal.SIGUSR2], 5)";
-    for way in [Way::File, Way::NewPidNs] {
+    for way in [Way::File, Way::NewPidNs, Way::HandOver] {
         let folder = Folder::new();
         let guest = started(&folder, &mut python(&folder, first, second));
         second_part_is_right(&folder, moved(guest, way));

@@ -283,13 +283,13 @@ fn codes(blow: Blow) -> &'static [i32] {
     use Signal::{SIGINT, SIGKILL, SIGSTOP, SIGTERM};
     match blow {
         Blow::Dump(SIGTERM | SIGINT, _) | Blow::Restore(SIGTERM | SIGINT, _) => &[0, 7],
-        Blow::Dump(SIGSTOP, _) => &[0, 1],
+        Blow::Dump(SIGSTOP, _) => &[0, 5],
         // Killed when it had said that the copy runs.
         Blow::Restore(SIGKILL, _) | Blow::Cut => &[0, 5, 8],
         Blow::Restore(SIGSTOP, _) | Blow::Stall => &[0, 5, 7, 8],
-        Blow::Corrupt(_) => &[0, 1, 5, 8],
+        Blow::Corrupt(_) => &[0, 5, 8],
         // The line, and what waits in it.
-        Blow::Send(..) | Blow::Recv(..) => &[0, 1, 5, 7, 8],
+        Blow::Send(..) | Blow::Recv(..) => &[0, 5, 7, 8],
         _ => &[0],
     }
 }
@@ -336,13 +336,11 @@ fn strike(writer: Writer, link: Option<Link<'_>>, plan: Option<(When, Blow)>) ->
     let allowed = plan.filter(|_| !late).map_or(&[0, 1, 5, 6, 7, 8][..], |(_, blow)| codes(blow));
     // Nor may it come to run in time to see that it is late.
     let ended = slowness > 1.0 && said.contains("frozen for too long by a pc-dump that stood still");
-    // Whichever side has missed the other for too long first says so (5); what the destination says of its failure has no
-    // code (1).
+    // Whichever side has missed the other for too long first says so.
     let silent = said.contains("nothing came for") || said.contains("nothing was heard from");
-    let by_silence = |code: i32| silent && [1, 5].contains(&code);
     let known = outcome
         .dumped
-        .map_or(may_die(plan) || unheard || ended, |code| allowed.contains(&code) || by_silence(code));
+        .map_or(may_die(plan) || unheard || ended, |code| allowed.contains(&code) || (silent && code == 5));
     assert!(known, "not what pc-tools(7) says: {outcome}");
     assert!(!missed || fate == Fate::Moved || late, "a move that nothing befell has failed: {outcome}");
     if writer.guest.pid() == pid {

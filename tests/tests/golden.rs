@@ -88,6 +88,7 @@ fn the_seeds_of_the_hand_over_hold_every_message() {
         vec![Message::Ready, Message::Failed { reason: text() }],
         vec![Message::Cancelled { reason: text() }],
         vec![Message::Refused { reason: text() }],
+        vec![Message::Lost { reason: text() }],
     ];
     for (i, end) in ends.iter().enumerate() {
         let mut encoder = Encoder::new([3; 16]);

@@ -458,6 +458,38 @@ fn resolve_touches_nothing_but_an_original_that_was_left_stopped() {
     }
 }
 
+/// The thread that waits in vfork(2), until its child has opened a FIFO, does not stop before that.
+#[test]
+fn resolve_waits_for_a_thread_that_has_not_taken_its_stop_yet() {
+    let folder = Folder::new();
+    let fifo = folder.file("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    let script = "import os, sys, threading, time\n\
+        opened = [(os.POSIX_SPAWN_OPEN, 0, sys.argv[1], os.O_RDONLY, 0)]\n\
+        waits = lambda: os.posix_spawn('/bin/true', ['true'], {}, file_actions=opened)\n\
+        threading.Thread(target=waits, daemon=True).start()\n\
+        time.sleep(300)";
+    let guest = Guest::start(Command::new("python3").args(["-c", script]).arg(&fifo));
+    let states = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", guest.pid())).expect("threads");
+        let tids = tasks.map(|task| task.expect("a thread").file_name().into_string().expect("a number"));
+        let mut states: Vec<_> = tids.filter_map(|tid| state(tid.parse().expect("a number"))).collect();
+        states.sort_unstable();
+        states
+    };
+    wait_for("one waits", Duration::from_secs(20), || states() == ['D', 'S']);
+    guest.signal(Signal::SIGSTOP);
+    wait_for("the other stops", Duration::from_secs(5), || states() == ['D', 'T']);
+    let waiting = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        fs::OpenOptions::new().write(true).open(fifo).map(drop)
+    });
+    let output = pc_tests::run("pc-dump", &["--resolve", "running", &guest.arg()]);
+    waiting.join().expect("no panic").expect("it is opened");
+    assert!(output.status.success(), "{}", said(&output));
+    sleeps(&guest);
+}
+
 #[test]
 fn a_signal_that_comes_when_all_is_sent_and_before_commit_is_in_the_copy_with_its_sender() {
     let _one = Alone::new();

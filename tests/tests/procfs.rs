@@ -67,7 +67,8 @@ fn files_of_proc_that_mean_nobody_are_files_like_others() {
 fn files_of_its_own_are_its_own_in_a_new_pid_namespace_and_when_it_is_moved_on() {
     let folder = Folder::new();
     let copy = moved(guest(&folder), Way::NewPidNs);
-    second_part_is_right(&folder, moved(copy, Way::NewPidNs));
+    let copy = moved(copy, Way::NewPidNs);
+    second_part_is_right(&folder, moved(copy, Way::HandOver));
 }
 
 /// With rounds, in which descriptors are opened early: these must not be, as the number is the original's till then.

@@ -40,6 +40,11 @@ fn controls_timers_and_queued_signals_are_the_same_in_the_copy() {
 }
 
 #[test]
+fn controls_timers_and_queued_signals_are_the_same_after_a_hand_over() {
+    same_after_a_move(&[], Way::HandOver);
+}
+
+#[test]
 fn an_ignored_sigtrap_and_all_else_are_the_same_in_another_pid_namespace() {
     same_after_a_move(&["--ignore-trap"], Way::NewPidNs);
 }

@@ -11,6 +11,7 @@
 //! | 0x0107 | Failed | reason |
 //! | 0x0108 | Running | pid u32 |
 //! | 0x0109 | Cancelled | reason |
+//! | 0x010a | Lost | reason |
 //!
 //! A text is the rest of the payload in UTF-8, [`MAX_TEXT`] bytes at most. The numbers are assigned once and never reused, and
 //! none of them is the number of a record of the image, so the two streams cannot be taken for each other.
@@ -144,7 +145,7 @@ fn message_of(frame: &Frame) -> Result<Option<Message>, CtlError> {
     if header.kind == END {
         return Ok(None);
     }
-    let known = name_of(header.kind).filter(|_| header.version == VERSION);
+    let known = message_name(header.kind).filter(|_| header.version == VERSION);
     let Some(name) = known else {
         if header.flags.contains(Flags::SKIPPABLE) {
             return Ok(None);
@@ -156,9 +157,20 @@ fn message_of(frame: &Frame) -> Result<Option<Message>, CtlError> {
     message.map(Some).ok_or(CtlError::Malformed(name))
 }
 
-fn name_of(kind: u16) -> Option<&'static str> {
-    let names =
-        ["Hello", "Accepted", "Refused", "RoundApplied", "Alive", "Ready", "Failed", "Running", "Cancelled"];
+/// The name of the message of this type.
+pub fn message_name(kind: u16) -> Option<&'static str> {
+    let names = [
+        "Hello",
+        "Accepted",
+        "Refused",
+        "RoundApplied",
+        "Alive",
+        "Ready",
+        "Failed",
+        "Running",
+        "Cancelled",
+        "Lost",
+    ];
     names.get(usize::from(kind.checked_sub(0x0101)?)).copied()
 }
 
@@ -185,6 +197,7 @@ fn body(kind: u16, rest: &mut Rest<'_>) -> Option<Message> {
         0x0107 => Message::Failed { reason: rest.text()? },
         0x0108 => Message::Running { pid: u32::from_le_bytes(rest.take()?) },
         0x0109 => Message::Cancelled { reason: rest.text()? },
+        0x010a => Message::Lost { reason: rest.text()? },
         _ => return None,
     })
 }
@@ -210,6 +223,7 @@ fn encode(message: &Message) -> (u16, Vec<u8>) {
         Message::Failed { reason } => (0x0107, text(reason).to_vec()),
         Message::Running { pid } => (0x0108, pid.to_le_bytes().to_vec()),
         Message::Cancelled { reason } => (0x0109, text(reason).to_vec()),
+        Message::Lost { reason } => (0x010a, text(reason).to_vec()),
     }
 }
 

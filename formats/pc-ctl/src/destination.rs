@@ -10,8 +10,8 @@
 //! | Runs | runs | (final) |
 //! | Gone | nothing | (final) |
 //!
-//! Transitions; what a cell does not say changes nothing. *Give up* is: kill the husks, only then say so (Refused, Failed,
-//! Cancelled; nothing if the source itself cancelled), finish as Gone.
+//! Transitions; what a cell does not say changes nothing. *Give up* is: kill the husks, only then say so (Refused, Lost,
+//! Failed, Cancelled; nothing if the source itself cancelled), finish as Gone.
 //!
 //! | event | Listening | Judging | Building | Ready | Releasing |
 //! | --- | --- | --- | --- | --- | --- |
@@ -20,10 +20,11 @@
 //! | Judged (no) | give up: Refused | give up: Refused | give up: Refused | give up: Refused | |
 //! | RoundApplied | | | say RoundApplied | say RoundApplied | |
 //! | Built | | | say Ready → Ready | | |
-//! | Commit | give up: Failed | give up: Failed | give up: Failed | release → Releasing | |
+//! | Commit | give up: Lost | give up: Lost | give up: Lost | release → Releasing | |
 //! | Cancel | give up | give up | give up | give up | |
-//! | StreamLost, Silence, Failed | give up: Failed | give up: Failed | give up: Failed | give up: Failed | |
-//! | BackLost | give up: Failed | give up: Failed | give up: Failed | | |
+//! | StreamLost, Silence | give up: Lost | give up: Lost | give up: Lost | give up: Lost | |
+//! | Failed | give up: Failed | give up: Failed | give up: Failed | give up: Failed | |
+//! | BackLost | give up: Lost | give up: Lost | give up: Lost | | |
 //! | Interrupted | give up: Cancelled | give up: Cancelled | give up: Cancelled | give up: Cancelled | |
 //! | Tick | say Alive | say Alive | say Alive | say Alive | say Alive |
 //! | Released | | | | | say Running → Runs |
@@ -184,12 +185,12 @@ impl Destination {
                 self.state = S::Releasing;
                 vec![Do::Release]
             }
-            (On::Commit, _) => self.failed(Why::Protocol("Commit")),
+            (On::Commit, _) => self.lost(Why::Protocol("Commit")),
             (On::Cancel(reason), _) => self.give_up(Why::PeerCancelled(reason), None),
-            (On::StreamLost(what), _) => self.failed(Why::Lost(what)),
+            (On::StreamLost(what), _) => self.lost(Why::Lost(what)),
             (On::BackLost(_), S::Ready) => Vec::new(),
-            (On::BackLost(what), _) => self.failed(Why::Lost(what)),
-            (On::Silence, _) => self.failed(Why::Silence),
+            (On::BackLost(what), _) => self.lost(Why::Lost(what)),
+            (On::Silence, _) => self.lost(Why::Silence),
             (On::Failed(what), _) => self.failed(Why::Failed(what)),
             (On::Interrupted, _) => {
                 let reason = Why::Interrupted.to_string();
@@ -201,6 +202,11 @@ impl Destination {
 
     fn failed(&mut self, why: Why) -> Vec<DestinationAction> {
         let message = Message::Failed { reason: why.to_string() };
+        self.give_up(why, Some(message))
+    }
+
+    fn lost(&mut self, why: Why) -> Vec<DestinationAction> {
+        let message = Message::Lost { reason: why.to_string() };
         self.give_up(why, Some(message))
     }
 

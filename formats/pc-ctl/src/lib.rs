@@ -10,7 +10,7 @@
 //! ... rounds ...            ->             applies them
 //!                           <-             RoundApplied (round, bytes taken), Alive now and then
 //! freezes; final round      ->             builds everything
-//!                           <-             Ready, or Failed (reason)
+//!                           <-             Ready, or Lost or Failed (reason)
 //! Commit                    ->             lets it run
 //!                           <-             Running (pid)
 //! ends the original
@@ -29,8 +29,8 @@
 //! 1. The destination lets the copy run only on a Commit that it was sent when it had said Ready.
 //! 2. The source sends either Commit or Cancel, never both, and Commit only to one who said Ready.
 //! 3. Until it begins to send Commit, the source may let the original run at any moment.
-//! 4. From then on it lets the original run only if the destination says Refused, Failed or Cancelled: these are promises that
-//!    nothing runs there and nothing will, and the destination gives them only after its husks are dead.
+//! 4. From then on it lets the original run only if the destination says Refused, Lost, Failed or Cancelled: these are promises
+//!    that nothing runs there and nothing will, and the destination gives them only after its husks are dead.
 //! 5. The source ends the original only when the destination says Running.
 //!
 //! In between, with Commit sent and no answer, the original stays stopped: [`SourceOutcome::InDoubt`].
@@ -52,7 +52,7 @@ mod destination;
 mod message;
 mod source;
 
-pub use codec::{CtlError, Decoder, Encoder, decode};
+pub use codec::{CtlError, Decoder, Encoder, decode, message_name};
 pub use destination::{
     Destination, DestinationAction, DestinationEvent, DestinationOutcome, DestinationState,
 };
@@ -69,6 +69,9 @@ pub enum Why {
     /// Building or releasing failed at the destination (1).
     #[error("the destination failed: {0}")]
     PeerFailed(String),
+    /// The destination gave up because the stream failed or brought nothing for too long (5).
+    #[error("the destination gave up: {0}")]
+    PeerLost(String),
     /// The other side was told to give up (7).
     #[error("the other side cancelled: {0}")]
     PeerCancelled(String),

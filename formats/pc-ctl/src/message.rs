@@ -1,7 +1,7 @@
 //! What the destination says.
 
 /// The version of the hand-over that this crate speaks.
-pub const PROTOCOL: u16 = 0;
+pub const PROTOCOL: u16 = 1;
 /// Most bytes of a text in a message; longer ones are cut by the sender and refused by the receiver.
 pub const MAX_TEXT: usize = 4096;
 
@@ -51,6 +51,11 @@ pub enum Message {
     Alive,
     /// All is built; Commit is awaited.
     Ready,
+    /// The stream ended early, was damaged, or brought nothing for too long. Nothing runs here and nothing will.
+    Lost {
+        /// Why.
+        reason: String,
+    },
     /// It failed. Nothing runs here and nothing will.
     Failed {
         /// Why.
@@ -78,6 +83,7 @@ impl Message {
             Message::RoundApplied { .. } => "RoundApplied",
             Message::Alive => "Alive",
             Message::Ready => "Ready",
+            Message::Lost { .. } => "Lost",
             Message::Failed { .. } => "Failed",
             Message::Running { .. } => "Running",
             Message::Cancelled { .. } => "Cancelled",

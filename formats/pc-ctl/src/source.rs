@@ -20,7 +20,7 @@
 //! | --- | --- | --- | --- | --- | --- | --- | --- |
 //! | Hello | → Offered, back off if no version fits | | | | | | |
 //! | Accepted | back off | → Moving, back off if it is for another stream | | | | | |
-//! | Refused, Failed, Cancelled | back off | back off | back off | back off | back off | back off | resume → Kept |
+//! | Refused, Lost, Failed, Cancelled | back off | back off | back off | back off | back off | back off | resume → Kept |
 //! | RoundApplied | back off | back off | | | | | |
 //! | Alive | | | | | | | |
 //! | Ready | back off | back off | back off | noted | → Preparing | | |
@@ -206,6 +206,7 @@ impl Source {
         let name = message.name();
         match (message, self.state) {
             (Message::Refused { reason }, _) => self.declined(Why::Refused(reason)),
+            (Message::Lost { reason }, _) => self.declined(Why::PeerLost(reason)),
             (Message::Failed { reason }, _) => self.declined(Why::PeerFailed(reason)),
             (Message::Cancelled { reason }, _) => self.declined(Why::PeerCancelled(reason)),
             (Message::Alive, _) => Vec::new(),

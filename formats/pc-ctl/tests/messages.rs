@@ -17,6 +17,7 @@ fn all() -> Vec<Message> {
         Message::Failed { reason: String::new() },
         Message::Running { pid: 4242 },
         Message::Cancelled { reason: "SIGTERM – now".into() },
+        Message::Lost { reason: "cut".into() },
     ]
 }
 
@@ -40,10 +41,10 @@ fn frame(kind: u16, version: u16, flags: Flags, payload: &[u8]) -> Vec<u8> {
 #[test]
 fn payloads_are_pinned_byte_for_byte() {
     let payload = |message: &Message| channel(std::slice::from_ref(message))[PREAMBLE_LEN..].to_vec();
-    let expected: [(u16, &[u8]); 9] = [
+    let expected: [(u16, &[u8]); 10] = [
         (
             0x0101,
-            b"\x00\x00\x09\x00\x08\x07\x06\x05\x04\x03\x02\x01\xfe\xff\xff\xff\xff\xff\xff\xff\x03\x00\x00\x00\x00\x00\x00\x00pc-restore 1",
+            b"\x01\x00\x09\x00\x08\x07\x06\x05\x04\x03\x02\x01\xfe\xff\xff\xff\xff\xff\xff\xff\x03\x00\x00\x00\x00\x00\x00\x00pc-restore 1",
         ),
         (0x0102, &[7; 16]),
         (0x0103, b"no memory: 4 GiB are missing"),
@@ -53,6 +54,7 @@ fn payloads_are_pinned_byte_for_byte() {
         (0x0107, b""),
         (0x0108, b"\x92\x10\x00\x00"),
         (0x0109, "SIGTERM – now".as_bytes()),
+        (0x010a, b"cut"),
     ];
     for (message, (kind, body)) in all().iter().zip(expected) {
         let bytes = payload(message);

@@ -20,11 +20,12 @@ fn source_events() -> Vec<(&'static str, SourceEvent)> {
     let message = SourceEvent::Message;
     vec![
         ("Hello", hello(0, 3)),
-        ("Hello from the future", hello(1, 3)),
+        ("Hello from the future", hello(2, 3)),
         ("Accepted", message(Message::Accepted { stream_id: ID })),
         ("Accepted for another", message(Message::Accepted { stream_id: [2; 16] })),
         ("Refused", message(Message::Refused { reason: text() })),
         ("PeerFailed", message(Message::Failed { reason: text() })),
+        ("PeerGaveUp", message(Message::Lost { reason: text() })),
         ("Cancelled", message(Message::Cancelled { reason: text() })),
         ("RoundApplied", message(Message::RoundApplied { round: 1, bytes: 2 })),
         ("Alive", message(Message::Alive)),
@@ -47,12 +48,12 @@ fn source_in(state: SourceState) -> Source {
     let message = SourceEvent::Message;
     let accepted = message(Message::Accepted { stream_id: ID });
     let (ready, running) = (message(Message::Ready), message(Message::Running { pid: 5 }));
-    let moving = vec![hello(0, 0), accepted];
+    let moving = vec![hello(0, 1), accepted];
     let waiting = [moving.clone(), vec![SourceEvent::Stop, SourceEvent::FinalWritten]].concat();
     let committed = [waiting.clone(), vec![ready.clone(), SourceEvent::Prepared]].concat();
     let path = match state {
         S::Greeting => vec![],
-        S::Offered => vec![hello(0, 0)],
+        S::Offered => vec![hello(0, 1)],
         S::Moving => moving,
         S::Freezing { ready: false } => [moving, vec![SourceEvent::Stop]].concat(),
         S::Freezing { ready: true } => [moving, vec![SourceEvent::Stop, ready]].concat(),
@@ -84,7 +85,7 @@ fn source_goes(state: SourceState, event: &str) -> SourceState {
     let frozen = matches!(state, S::Freezing { .. } | S::Waiting | S::Preparing);
     match (state, event) {
         (S::Moved | S::Kept | S::InDoubt, _) => state,
-        (_, "Refused" | "PeerFailed" | "Cancelled") => S::Kept,
+        (_, "Refused" | "PeerGaveUp" | "PeerFailed" | "Cancelled") => S::Kept,
         (S::Committed, "Running") => S::Moved,
         (S::Committed, "PeerLost" | "Silence") => S::InDoubt,
         (S::Committed, _) => S::Committed,
@@ -143,11 +144,13 @@ fn reasons_reach_the_outcome() {
     };
     let failed = SourceEvent::Message(Message::Failed { reason: "no room".into() });
     assert_eq!(outcome(failed), SourceOutcome::Kept(Why::PeerFailed("no room".into())));
+    let lost = SourceEvent::Message(Message::Lost { reason: "cut".into() });
+    assert_eq!(outcome(lost), SourceOutcome::Kept(Why::PeerLost("cut".into())));
     assert_eq!(outcome(SourceEvent::Message(Message::Running { pid: 5 })), SourceOutcome::Moved { pid: 5 });
     assert_eq!(outcome(SourceEvent::Silence), SourceOutcome::InDoubt(Why::Silence));
     assert_eq!(
-        Why::Version { lowest: 1, highest: 3 }.to_string(),
-        "the destination speaks hand-over versions 1 to 3, this is version 0"
+        Why::Version { lowest: 2, highest: 3 }.to_string(),
+        "the destination speaks hand-over versions 2 to 3, this is version 1"
     );
 }
 
@@ -207,7 +210,8 @@ fn destination_goes(state: DestinationState, event: &str) -> (DestinationState, 
         (D::Building, "Built") => (D::Ready, "Ready"),
         (D::Ready, "Commit") => (D::Releasing, ""),
         (D::Ready, "BackLost") => (state, ""),
-        (_, "Commit" | "StreamLost" | "BackLost" | "Silence" | "Failed") => (D::Gone, "Failed"),
+        (_, "Commit" | "StreamLost" | "BackLost" | "Silence") => (D::Gone, "Lost"),
+        (_, "Failed") => (D::Gone, "Failed"),
         (_, "Cancel") => (D::Gone, ""),
         (_, "Interrupted") => (D::Gone, "Cancelled"),
         (state, _) => (state, ""),

@@ -270,6 +270,9 @@ impl World {
             DestinationAction::Send(Message::Failed { .. }) => {
                 DestinationAction::Send(Message::Failed { reason: String::new() })
             }
+            DestinationAction::Send(Message::Lost { .. }) => {
+                DestinationAction::Send(Message::Lost { reason: String::new() })
+            }
             DestinationAction::Finish(DestinationOutcome::Gone(_)) => {
                 DestinationAction::Finish(DestinationOutcome::Gone(Why::Silence))
             }

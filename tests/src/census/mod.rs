@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pc_trace::{SeizeOptions, Tracees};
 use table::{Fate, Look};
 
-pub use moves::{Before, before, is_due, take, taken};
+pub use moves::{Before, before, is_due, of_running, take, taken};
 
 /// All readings of a process at one moment.
 #[derive(Debug, Clone, Default)]

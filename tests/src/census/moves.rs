@@ -39,6 +39,11 @@ pub fn take(pid: i32, image: &Path) {
     TAKEN.lock().expect("no panic").insert(image.to_owned(), before);
 }
 
+/// Takes the census of an original that runs, and goes on as if nothing had been: one that does nothing until it is asked.
+pub fn of_running(pid: i32) -> Before {
+    Before { sample: Some(Sample::take(pid)), may_stop: false }
+}
+
 /// The census of the original that an image was made of, if there is one.
 pub fn taken(image: &Path) -> Before {
     TAKEN.lock().expect("no panic").get(image).cloned().unwrap_or_default()

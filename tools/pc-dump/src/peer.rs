@@ -266,7 +266,7 @@ pub fn exit_for(why: &Why) -> pc_cli::Exit {
     match why {
         Why::Refused(_) | Why::Version { .. } => Exit::Unsupported,
         Why::PeerCancelled(_) | Why::Interrupted | Why::FreezeTimeout => Exit::Cancelled,
-        Why::Lost(_) | Why::Silence | Why::Protocol(_) => Exit::Transport,
+        Why::Lost(_) | Why::PeerLost(_) | Why::Silence | Why::Protocol(_) => Exit::Transport,
         _ => Exit::Failed,
     }
 }

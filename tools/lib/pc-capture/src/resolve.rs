@@ -54,7 +54,8 @@ fn refused<T>(pid: i32, why: impl Into<String>) -> Result<T> {
     Err(CaptureError::Refused { pid, why: why.into() })
 }
 
-/// Fails unless all threads are stopped and nobody traces it.
+/// Fails unless all threads are stopped and nobody traces it. Where some are, the others are waited for: one that has a
+/// stop to come takes it when it is given a CPU, or is back from an uninterruptible wait.
 fn stands(pid: i32) -> Result<()> {
     let status = Status::read(pid).map_err(|_| CaptureError::NoProcess(pid))?;
     if status.tgid != pid {
@@ -66,15 +67,29 @@ fn stands(pid: i32) -> Result<()> {
             format!("is held by process {}, which decides what becomes of it", status.tracer),
         );
     }
-    for tid in tids(pid)? {
-        match Stat::read(tid).map(|stat| stat.state) {
-            Ok(b'T') => {}
-            Ok(b'Z' | b'X') if tid == pid => return refused(pid, "has ended"),
-            Ok(b'Z' | b'X') | Err(_) => {}
-            Ok(_) => return refused(pid, "is not stopped: there is nothing to resolve"),
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let (mut stopped, mut others) = (0, 0);
+        for tid in tids(pid)? {
+            match Stat::read(tid).map(|stat| stat.state) {
+                Ok(b'T') => stopped += 1,
+                Ok(b'Z' | b'X') if tid == pid => return refused(pid, "has ended"),
+                Ok(b'Z' | b'X') | Err(_) => {}
+                Ok(_) => others += 1,
+            }
+        }
+        match (stopped, others) {
+            (_, 0) => return Ok(()),
+            (0, _) => return refused(pid, "is not stopped: there is nothing to resolve"),
+            _ if Instant::now() > until => {
+                return refused(
+                    pid,
+                    format!("is being stopped, but {others} of its threads do not stand yet"),
+                );
+            }
+            _ => std::thread::sleep(BETWEEN),
         }
     }
-    Ok(())
 }
 
 /// Waits until it has ended, or is no longer stopped.
