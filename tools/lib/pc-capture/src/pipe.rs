@@ -128,6 +128,9 @@ pub(crate) fn capture(fds: &mut Fds<'_>, d: &Descriptor, all: &[Descriptor]) -> 
 
 /// What is in a pipe, which stays in it: tee(2) into one of our own, and read from there.
 fn content(end: &OwnedFd, capacity: u32, packets: bool) -> std::io::Result<Vec<Vec<u8>>> {
+    if pc_sys::fcntl::unread(end.as_fd())? == 0 {
+        return Ok(Vec::new());
+    }
     let (from, to) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     fcntl(&to, FcntlArg::F_SETPIPE_SZ(capacity as i32))?;
     match tee(end.as_fd(), to.as_fd(), i32::MAX as usize, SpliceFFlags::SPLICE_F_NONBLOCK) {

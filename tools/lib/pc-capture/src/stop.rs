@@ -54,11 +54,11 @@ struct Readable {
 }
 
 impl Readable {
-    fn read(pid: i32, tids: &[Tid]) -> Result<Self> {
+    fn read(pid: i32, tids: &[Tid], descriptors: &[i32]) -> Result<Self> {
         let threads = Outside::look(pid, tids)?;
         sharing::standing(pid, tids.iter().copied().zip(threads.iter().map(Outside::status)))?;
         let beside = Beside::look(pid)?;
-        Ok(Self { descriptors: openfile::descriptors(pid, true)?, threads, beside })
+        Ok(Self { descriptors: openfile::descriptors_again(pid, descriptors)?, threads, beside })
     }
 }
 
@@ -75,9 +75,9 @@ impl Session<'_> {
         self.figures.stop.freeze = self.figures.freezing_time;
         let round = RoundBegin { number, last: true, clocks: machine::clocks(pid)? };
         // Mappings and pages are looked at before any remote call, which has a mapping of its own.
-        let tids = tracees.tids();
+        let (tids, descriptors) = (tracees.tids(), self.target.seen.numbers());
         let (looked, readable) = std::thread::scope(|scope| {
-            let reading = scope.spawn(move || Readable::read(pid, &tids));
+            let reading = scope.spawn(move || Readable::read(pid, &tids, &descriptors));
             (self.look(), reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         let ((vmas, Changes { mappings, zaps, scan }), mut readable) = (looked?, readable?);

@@ -5,6 +5,7 @@
 //! it meanwhile; when the original is ended it is put under repair once more, so that its end says nothing to the peer.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -20,7 +21,7 @@ use pc_sys::{inet_diag, netlink, nftables, pidfd, sockopt};
 use crate::Settings;
 use crate::error::{CaptureError, Context, Result, Unsupported, unsupported};
 use crate::inet;
-use crate::openfile::{Descriptor, Fds};
+use crate::openfile::{self, Descriptor, Fds, by_shares};
 use crate::resolve::Fate;
 use crate::settings;
 use crate::socket::{PeekAt, foreign_namespace};
@@ -276,19 +277,24 @@ enum Kind {
 
 /// The TCP sockets of a process that have to do with others.
 fn sockets(pid: i32, pidfd: BorrowedFd<'_>) -> Result<Vec<Found>> {
-    let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
-    for entry in fs::read_dir(format!("/proc/{pid}/fd")).of(pid, "listing its descriptors")? {
-        let entry = entry.of(pid, "listing its descriptors")?;
-        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        // It may be closed at any time.
-        let Ok(link) = fs::read_link(entry.path()) else { continue };
-        if !link.as_os_str().as_bytes().starts_with(b"socket:[") || !seen.insert(link.into_os_string()) {
-            continue;
-        }
-        let Ok(socket) = pidfd::pidfd_getfd(pidfd, fd) else { continue };
-        found.extend(kind(socket.as_fd()).map(|kind| Found { fd, kind }));
-    }
-    Ok(found)
+    let links = File::open(format!("/proc/{pid}/fd")).of(pid, "listing its descriptors")?;
+    let numbers = openfile::numbers(pid)?;
+    // Each may be closed at any time.
+    let socket = |fd: &i32| {
+        let link = nix::fcntl::readlinkat(&links, fd.to_string().as_str()).ok()?;
+        link.as_bytes().starts_with(b"socket:[").then_some((*fd, link))
+    };
+    let sockets =
+        by_shares(numbers.len(), |share| numbers[share].iter().filter_map(socket).collect::<Vec<_>>());
+    let mut seen = BTreeSet::new();
+    let sockets: Vec<(i32, OsString)> =
+        sockets.into_iter().flatten().filter(|(_, link)| seen.insert(link.clone())).collect();
+    let look = |(fd, _): &(i32, OsString)| {
+        let socket = pidfd::pidfd_getfd(pidfd, *fd).ok()?;
+        kind(socket.as_fd()).map(|kind| Found { fd: *fd, kind })
+    };
+    let found = by_shares(sockets.len(), |share| sockets[share].iter().filter_map(look).collect::<Vec<_>>());
+    Ok(found.into_iter().flatten().collect())
 }
 
 fn kind(socket: BorrowedFd<'_>) -> Option<Kind> {

@@ -68,6 +68,14 @@ pub fn queued(fd: BorrowedFd<'_>) -> u64 {
     if asked { u64::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
+/// Bytes that wait in a pipe or socket to be read (`FIONREAD`).
+pub fn unread(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut bytes = 0i32;
+    // SAFETY: the request writes an int to its argument.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut bytes) }.into())?;
+    Ok(u32::try_from(bytes).unwrap_or(0))
+}
+
 /// Whether the other side is gone. poll(2): POLLERR is set for the write end of a pipe when the read end has been closed.
 fn is_deserted(fd: BorrowedFd<'_>) -> bool {
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 };

@@ -1,10 +1,10 @@
 //! netlink(7): messages put together by hand, and a socket that sends them in batches.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::check;
+use crate::{check, sockopt};
 
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -158,12 +158,25 @@ impl Netlink {
     }
 
     fn put(&self, bytes: &[u8]) -> io::Result<()> {
-        // SAFETY: the kernel reads `bytes.len()` bytes.
-        let sent = unsafe { libc::send(self.socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
-        if check(sent as libc::c_long)? as usize != bytes.len() {
+        let sent = self.put_at_once(bytes).or_else(|err| {
+            if err.raw_os_error() != Some(libc::EMSGSIZE) {
+                return Err(err);
+            }
+            // A batch is one message, and the socket has less room than that.
+            let room = i32::try_from(bytes.len()).unwrap_or(i32::MAX).to_ne_bytes();
+            sockopt::setsockopt(self.socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &room)?;
+            self.put_at_once(bytes)
+        })?;
+        if sent != bytes.len() {
             return Err(io::Error::other("a netlink message was sent in part"));
         }
         Ok(())
+    }
+
+    fn put_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
+        // SAFETY: the kernel reads `bytes.len()` bytes.
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+        check(sent as libc::c_long).map(|sent| sent as usize)
     }
 
     fn receive(&self) -> io::Result<Vec<u8>> {

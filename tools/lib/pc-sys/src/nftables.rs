@@ -460,6 +460,23 @@ mod tests {
     }
 
     #[test]
+    fn more_connections_than_a_socket_has_room_for_are_held_back_at_once() {
+        namespace();
+        let (_l, mut client, mut server) = pair("127.0.0.1");
+        let others = (0..20_000).map(|i: u32| {
+            let local = SocketAddr::from((i.to_be_bytes(), 80));
+            Ends { local, peer: SocketAddr::from(([127, 0, 0, 2], 1000)) }
+        });
+        let mut lock = NetworkLock::prepare("pc-sys-test", None).unwrap();
+        lock.hold(others.chain([ends(&server)]), []).unwrap();
+        assert_eq!(lock.connections(), 20_001);
+        assert!(!arrives(&mut client, &mut server));
+        lock.leave().unwrap();
+        lock.remove().unwrap();
+        assert!(arrives(&mut server, &mut client));
+    }
+
+    #[test]
     fn a_table_goes_with_its_owner_and_one_that_was_left_stays_until_it_is_deleted() {
         namespace();
         let (_l, mut client, mut server) = pair("127.0.0.1");

@@ -6,8 +6,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use crate::check;
 use crate::sockopt::{getsockopt, getsockopt_int, setsockopt};
+use crate::{check, fcntl};
 
 const TCP: i32 = libc::IPPROTO_TCP;
 const TCP_REPAIR: i32 = libc::TCP_REPAIR;
@@ -182,7 +182,7 @@ pub fn set_timestamp(fd: BorrowedFd<'_>, clock: u32) -> io::Result<()> {
 
 /// Bytes that can be read (`SIOCINQ`).
 pub fn received(fd: BorrowedFd<'_>) -> io::Result<u32> {
-    ioctl_int(fd, libc::FIONREAD)
+    fcntl::unread(fd)
 }
 
 /// Sequence numbers from the first unacknowledged to the end (`SIOCOUTQ`): bytes, and the FIN where one was sent.

@@ -41,6 +41,8 @@ pub struct FdInfo {
     pub pos: u64,
     /// Access mode and status flags, `O_CLOEXEC` among them.
     pub flags: u32,
+    /// Number of the mount, if it is told.
+    pub mount: Option<u64>,
     /// Lines about locks and leases.
     pub locks: Vec<String>,
     /// eventfd: counter and `EFD_SEMAPHORE`.
@@ -67,6 +69,7 @@ impl FdInfo {
         match key {
             "pos" => self.pos = value.parse::<i64>().ok()? as u64,
             "flags" => self.flags = u32::from_str_radix(value, 8).ok()?,
+            "mnt_id" => self.mount = value.parse().ok(),
             "lock" => self.locks.push(value.to_owned()),
             "eventfd-count" => {
                 let count = u64::from_str_radix(value, 16).ok()?;
@@ -87,6 +90,17 @@ impl FdInfo {
 
     fn timer(&mut self) -> &mut TimerInfo {
         self.timer.get_or_insert_default()
+    }
+
+    /// Where the link of the descriptor points, for kinds that tell it here.
+    pub fn anonymous(&self) -> Option<&'static str> {
+        let told = [
+            (self.event.is_some(), "anon_inode:[eventfd]"),
+            (!self.watches.is_empty(), "anon_inode:[eventpoll]"),
+            (self.timer.is_some(), "anon_inode:[timerfd]"),
+            (self.sigmask.is_some(), "anon_inode:[signalfd]"),
+        ];
+        told.into_iter().find_map(|(is_one, link)| is_one.then_some(link))
     }
 
     /// Reads that of a descriptor.
