@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use pc_tests::python::{image_of, python, refused, second_part_is_right, started};
-use pc_tests::{Folder, Guest, Way, moved, restored, run, said, sleeper, wait_for};
+use pc_tests::{Folder, Guest, Way, adopt_orphans, moved, program, restored, run, said, sleeper, wait_for};
 
 /// As servers with several threads have them: each file is reported to one of these, which watches it again later.
 #[test]
@@ -186,15 +186,15 @@ fn a_process_that_was_ended_can_be_restored_at_once() {
         let folder = Folder::new();
         let image = folder.file("image");
         let mut guest = large(&folder);
-        let mut dump = Command::new(pc_tests::program("pc-dump"));
+        let mut dump = Command::new(program("pc-dump"));
         dump.args(["--once", "--kill", &guest.arg()])
             .stdin(Stdio::null())
             .stdout(File::create(&image).expect("a file"));
         let waits = std::thread::spawn(move || guest.ended(Duration::from_secs(20)));
         assert!(dump.status().expect("pc-dump runs").success());
-        pc_tests::adopt_orphans();
+        adopt_orphans();
         let pidfile = folder.file("pid");
-        let mut restore = Command::new(pc_tests::program("pc-restore"));
+        let mut restore = Command::new(program("pc-restore"));
         restore.args(["--detach", "--pidfile"]).arg(&pidfile).stdin(File::open(&image).expect("an image"));
         let output = restore.stderr(Stdio::piped()).output().expect("pc-restore runs");
         waits.join().expect("it was ended");
@@ -214,4 +214,57 @@ fn a_pid_that_a_zombie_has_is_said_to_be_one_with_its_parent() {
     wait_for("its end", Duration::from_secs(5), || pc_tests::status(guest.pid(), "State").starts_with('Z'));
     let text = refused(&image, &[]);
     assert!(text.contains(&format!("a zombie, its parent is {}", std::process::id())), "{text}");
+}
+
+/// More descriptors than the usual soft limit of open files, which is that of both tools. The limit is raised for them as far as
+/// it goes; beyond that they are refused by name.
+#[test]
+fn more_descriptors_than_the_limit_of_open_files_need_no_higher_one() {
+    let first = "import resource\n\
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3000, 3000))\n\
+        events = [os.eventfd(i) for i in range(1500)]\n\
+        listener = socket.create_server(('127.0.0.1', 0), backlog=1000)\n\
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(600)]\n\
+        servers = [listener.accept()[0] for _ in clients]";
+    let second = "assert [os.eventfd_read(fd) for fd in events[1:]] == list(range(1, 1500))\n\
+        names = {s.getpeername(): s for s in servers}\n\
+        for c in clients:\n    \
+            c.send(b'over')\n    \
+            assert names[c.getsockname()].recv(10) == b'over'\n\
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (3000, 3000)";
+    let folder = Folder::new();
+    let mut guest = started(&folder, &mut python(&folder, first, second));
+    let limited = |limit: &str, tool: &str| {
+        let script = format!("ulimit {limit}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-sys_resource", "sh", "-c", &script]).arg(program(tool));
+        command.arg("--tcp-established");
+        command
+    };
+    let image = folder.file("image");
+    let dump = |limit: &str| {
+        let out = File::create(&image).expect("an image");
+        let mut tool = limited(limit, "pc-dump");
+        tool.args(["--kill", &guest.arg()]).stdout(out).output().expect("it runs")
+    };
+    let few = dump("-n 1024");
+    let text = said(&few);
+    assert!(few.status.code() == Some(6) && text.contains("1200 TCP connections"), "{text}");
+    let output = dump("-Sn 1024");
+    assert!(output.status.success(), "{}", said(&output));
+    guest.ended(Duration::from_secs(10));
+    let pidfile = folder.file("pid");
+    adopt_orphans();
+    let restore = |limit: &str| {
+        let mut tool = limited(limit, "pc-restore");
+        let tool = tool.args(["--detach", "--new-pid-ns", "--pidfile"]).arg(&pidfile);
+        tool.stdin(File::open(&image).expect("an image")).output().expect("it runs")
+    };
+    let few = restore("-n 1024");
+    let text = said(&few);
+    assert!(few.status.code() == Some(6) && text.contains("hard limit of open files is 1024"), "{text}");
+    let output = restore("-Sn 1024");
+    assert!(output.status.success(), "{}", said(&output));
+    let pid = fs::read_to_string(&pidfile).expect("a pidfile").trim().parse().expect("a number");
+    second_part_is_right(&folder, Guest::adopt(pid));
 }

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pc_image::{SockOpt, SocketState, TcpConnection, TcpOptions, TcpQueue, TcpState, TcpWindow};
 use pc_sys::nftables::{Ends, NetworkLock};
 use pc_sys::tcp_repair::{self, Info, Queue, Repair};
@@ -67,6 +68,8 @@ pub(crate) struct Connections {
     /// The sockets of those that were read.
     sockets: Vec<OwnedFd>,
     taken: bool,
+    /// How many of them can be kept.
+    room: u64,
     /// They are not taken along, and end with the process.
     closed: bool,
 }
@@ -80,6 +83,7 @@ impl Connections {
             return Ok(all);
         }
         let pid = settings.pid;
+        all.room = make_room_for_sockets().of(pid, "raising the limit of open files")?;
         let namespace = foreign_namespace(pid).of(pid, "opening its network namespace")?;
         let lock = match settings.network_lock {
             settings::NetworkLock::Skip => None,
@@ -110,6 +114,14 @@ impl Connections {
                 }
                 Kind::Beginning(peer) => unready = Some(unready_connection(pid, found.fd, peer)),
             }
+        }
+        if ends.len() as u64 > self.room {
+            let what = format!(
+                "{} TCP connections, more than pc-dump may have open files here ({})",
+                ends.len(),
+                self.room
+            );
+            return unsupported(pid, None, what);
         }
         if let Some(lock) = &mut self.lock {
             lock.hold(ends, listeners).of(pid, "holding back its packets")?;
@@ -249,6 +261,17 @@ pub(crate) fn mend(pid: i32, pidfd: BorrowedFd<'_>) {
             let _ = tcp_repair::repair(socket.as_fd(), Repair::Off);
         }
     }
+}
+
+/// Raises our limit of open files as far as it goes: each connection is kept until it is clear what becomes of it. Gives how
+/// many there is room for beside all else.
+fn make_room_for_sockets() -> io::Result<u64> {
+    const OTHERS: u64 = 200;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(hard.saturating_sub(OTHERS))
 }
 
 fn no_lock<T>(pid: i32, err: io::Error) -> Result<T> {

@@ -127,12 +127,10 @@ pub fn install(newborn: &mut Newborn, table: &FdTable, built: &Built) -> Result<
 fn raise_limit(newborn: &mut Newborn, table: &FdTable) -> Result<(), RebuildError> {
     let highest = table.fds.iter().map(|fd| u64::from(fd.fd)).max().unwrap_or(0);
     let needed = (highest + 1).max(HUSK_SOCKET as u64 + table.fds.len() as u64 + 2);
-    let (soft, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
-        .what("reading the limit of open files")?;
-    if needed <= soft {
+    if needed <= newborn.open_files {
         return Ok(());
     }
-    let limit = newborn.husk.put(&words(&[needed, needed.max(hard)]))?;
+    let limit = newborn.husk.put(&words(&[needed, needed]))?;
     let call = Call::new(libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE as u64, limit, 0]);
     newborn
         .husk

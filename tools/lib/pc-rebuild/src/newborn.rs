@@ -26,6 +26,8 @@ const PID_PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Newborn {
     pub husk: Husk,
+    /// Its limit of open files while it is built.
+    pub open_files: u64,
     /// Our end of the socket pair through which it gets descriptors.
     pub socket: OwnedFd,
     /// The number of its own end.
@@ -71,18 +73,18 @@ impl Drop for Init {
     }
 }
 
-/// The husk has its socket under a high number, whatever limit of open files was set for us.
-fn make_room_for_descriptors() -> Result<(), RebuildError> {
-    let needed = HUSK_SOCKET as u64 + 1;
+/// Raises our limit of open files as far as it goes, and refuses where so many are more than that. Gives what it is then.
+pub fn make_room_for_descriptors(needed: u64) -> Result<u64, RebuildError> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).what("reading the limit of open files")?;
-    if soft >= needed {
-        return Ok(());
+    let most = hard.max(needed);
+    if soft < most {
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(|_| {
+            RebuildError::Unsupported(format!(
+                "the hard limit of open files is {hard}, and to build a process takes {needed}"
+            ))
+        })?;
     }
-    setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed)).map_err(|_| {
-        RebuildError::Unsupported(format!(
-            "the hard limit of open files is {hard}, and to build a process takes {needed}"
-        ))
-    })
+    Ok(most)
 }
 
 /// Makes the husk of process `pid`, whose mappings will be `vmas`.
@@ -95,7 +97,8 @@ pub fn make(settings: &Settings, pid: u32, vmas: &[Vma], new_session: bool) -> R
     let full = || RebuildError::Unsupported("no room between the mappings of the process".into());
     let base = find_hole(&taken, SCRATCH + park).ok_or_else(full)?;
     let scratch = Scratch::prepare(base, SCRATCH).what("mapping the scratch area")?;
-    make_room_for_descriptors()?;
+    // It has its socket under a high number, whatever limit was set for us.
+    let open_files = make_room_for_descriptors(HUSK_SOCKET as u64 + 1)?;
     let flags = SockFlag::SOCK_CLOEXEC;
     let (socket, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).what("making a socket pair")?;
@@ -110,8 +113,16 @@ pub fn make(settings: &Settings, pid: u32, vmas: &[Vma], new_session: bool) -> R
     // If this fails before it is seized, it dies with us by its parent-death signal.
     let husk = Husk::adopt(child, &scratch)?;
     let reserved = (base, base + SCRATCH + park);
-    let mut newborn =
-        Newborn { husk, socket, husk_socket: HUSK_SOCKET, init, reserved, vdso: (0, 0), clocks: None };
+    let mut newborn = Newborn {
+        husk,
+        socket,
+        husk_socket: HUSK_SOCKET,
+        open_files,
+        init,
+        reserved,
+        vdso: (0, 0),
+        clocks: None,
+    };
     newborn.forget_threads_state()?;
     newborn.raise_limits()?;
     newborn.empty(&kernel)?;

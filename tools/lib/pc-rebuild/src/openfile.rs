@@ -13,7 +13,7 @@ use crate::early::Early;
 use crate::error::{Context, RebuildError};
 use crate::fdtable::{Built, words};
 use crate::image::Image;
-use crate::newborn::Newborn;
+use crate::newborn::{self, Newborn};
 use crate::settings::{Notices, OnReady, Settings};
 use crate::socket::{Delivery, set_option};
 use crate::tcp::{Connections, Rules};
@@ -101,6 +101,7 @@ pub fn build_all(
     let mut later = AtRelease::of(connections);
     let none = SocketState::none(OpenFileId(0));
     let sockets = inet_sockets(image);
+    newborn::make_room_for_descriptors(descriptors_needed(image))?;
     sockets.iter().try_for_each(|inet| inet::judge(inet, settings))?;
     later.connections.hold(&sockets)?;
     pipe::build(image, &mut built)?;
@@ -137,6 +138,16 @@ pub fn build_all(
     external::judge_ids(image.open_files.values(), settings, notices);
     image.objects.finish()?;
     Ok((built, later))
+}
+
+/// How many descriptors we have at most while all of these are built: one of each, and of a socket to a network one more.
+fn descriptors_needed(image: &Image) -> u64 {
+    const OTHERS: u64 = 100;
+    let each = image.open_files.values().map(|open| match &open.kind {
+        OpenFileKind::Inet(_) => 2,
+        _ => 1,
+    });
+    each.sum::<u64>() + OTHERS
 }
 
 fn inet_sockets(image: &Image) -> Vec<&Inet> {
