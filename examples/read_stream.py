@@ -131,7 +131,7 @@ for line in SCHEMA.strip().splitlines():
 
 
 class Body:
-    """A record's body: integers little-endian and of fixed width, lists and texts behind a u64 length."""
+    """A record's body: integers little-endian and of fixed width, lists and texts after a u64 length."""
 
     def __init__(self, data):
         self.data, self.at = data, 0

@@ -214,7 +214,7 @@ fn what_a_device_writes_behind_the_back_of_tracking_is_in_the_copy() {
     reader.end();
 }
 
-/// Lets pc-dump send half of the ballast, and has the guest open its file and begin to read before the rest is taken.
+/// Lets pc-dump send half of the ballast, and makes the guest open its file and begin to read before the rest is taken.
 fn opened_during_the_first_round(rounds: &str, word: &str) {
     let _one = ONE.lock();
     let Some(disk) = SlowDisk::new() else { return };

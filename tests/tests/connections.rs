@@ -356,7 +356,7 @@ fn an_end_that_was_not_acknowledged_is_sent_by_the_copy() {
 #[test]
 fn both_ends_that_were_sent_and_not_acknowledged_are_sent_and_received_by_the_copy() {
     for v6 in [false, true] {
-        // The process ends behind the client: LAST-ACK.
+        // The process ends after the client: LAST-ACK.
         let told = Told::start(v6, &["end", "wait:cut", "send:5000", "shut-write", "wait:move"]);
         told.client.shutdown(Shutdown::Write).expect("the connection lives");
         told.waits("cut");

@@ -2,11 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use pc_tests::python::{image_of, python, refused, second_part_is_right, started};
 use pc_tests::{Folder, Guest, Way, adopt_orphans, moved, program, restored, run, said, sleeper, wait_for};
 
@@ -267,4 +270,38 @@ fn more_descriptors_than_the_limit_of_open_files_need_no_higher_one() {
     assert!(output.status.success(), "{}", said(&output));
     let pid = fs::read_to_string(&pidfile).expect("a pidfile").trim().parse().expect("a number");
     second_part_is_right(&folder, Guest::adopt(pid));
+}
+
+/// Clients take what a listening socket shows of its owner (SO_PEERCRED) for the user that they talk to: never pc-restore's.
+/// Where they saw others than the process has now, that is said.
+#[test]
+fn clients_of_a_unix_socket_see_the_user_of_the_copy() {
+    let folder = Folder::new();
+    fs::set_permissions(folder.file(""), Permissions::from_mode(0o777)).expect("a folder for everybody");
+    let path = folder.file("socket");
+    let drop = "os.setgroups([4713])\n\
+        os.setresgid(4712, 4712, 4712)\n\
+        os.setresuid(4711, 4711, 4711)";
+    let bind = format!("listener = socket.socket(socket.AF_UNIX)\nlistener.bind({:?})", path.display());
+    let notices = |guest: &Guest| {
+        let output = run("pc-dump", &["--check", &guest.arg()]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{}", said(&output));
+        text.lines().filter(|line| line.contains("SO_PEERCRED")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let first = format!("{bind}\nlistener.listen()\n{drop}");
+    let guest = started(&folder, &mut python(&folder, &first, "pass"));
+    let said = notices(&guest);
+    assert!(matches!(&said[..], [line] if line.contains("user 0 ") && line.contains("4711")), "{said:?}");
+    second_part_is_right(&folder, guest);
+    fs::remove_file(&path).expect("a socket");
+    fs::remove_file(folder.file("report.ready")).expect("it was ready");
+    let first = format!("{bind}\n{drop}\nlistener.listen()");
+    let guest = started(&folder, &mut python(&folder, &first, "pass"));
+    assert_eq!(notices(&guest), [""; 0]);
+    let copy = restored(&image_of(&folder, guest, &[]), &[]);
+    let client = std::os::unix::net::UnixStream::connect(path).expect("it listens");
+    let seen = getsockopt(&client, PeerCredentials).expect("credentials");
+    assert_eq!((seen.uid(), seen.gid()), (4711, 4712));
+    second_part_is_right(&folder, copy);
 }

@@ -212,7 +212,7 @@ impl Outcome {
         assert!(self.stopped || !self.copied, "the original and its copy both run: {self}");
         assert!(self.copied || !self.restored.success(), "no copy: {self}");
         // A dump that failed leaves the original running; one that is done leaves it stopped, and so does one that cannot
-        // know (8), as the reader went away behind Commit.
+        // know (8), as the reader went away after Commit.
         match self.dumped.code() {
             Some(code) => assert_eq!(matches!(code, 0 | 8), self.stopped, "{self}"),
             // Killed: the stop is set just before Commit is written.

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -358,5 +358,63 @@ fn a_stop_is_foretold_with_its_descriptors_and_threads_and_no_round_is_made_that
         let (many, said) = foretold(made);
         assert!(many > 2 * few, "{many} µs with them, {few} µs without: {said}");
         assert!(said.contains(why), "{said}");
+    }
+}
+
+/// What execve(2) sets: borders of the address space, executable, command line.
+fn program_of(pid: i32) -> (Vec<String>, PathBuf, Vec<u8>) {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+    let fields: Vec<_> = stat.rsplit(") ").next().expect("fields").split(' ').map(str::to_owned).collect();
+    // From the borders of the code to the stack's start, and from those of the data to the environment's end.
+    let borders = [&fields[23..26], &fields[42..49]].concat();
+    let exe = fs::read_link(format!("/proc/{pid}/exe")).expect("a program");
+    (borders, exe, fs::read(format!("/proc/{pid}/cmdline")).expect("its arguments"))
+}
+
+#[test]
+fn a_process_that_begins_another_program_during_a_round_runs_on() {
+    let folder = Folder::new();
+    let script = "import os, signal\n\
+        ballast = bytearray(os.urandom(1 << 22))\n\
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n\
+        open(os.environ['READY'], 'w').close()\n\
+        signal.sigwait([signal.SIGUSR1])\n\
+        os.execvp('sleep', ['sleep', '300'])";
+    let ready = folder.file("ready");
+    let guest = Guest::start(Command::new("python3").args(["-c", script]).env("READY", &ready));
+    wait_for("it is ready", Duration::from_secs(20), || ready.exists());
+    let mut dump = Command::new(program("pc-dump"));
+    dump.args(["--rounds=2", "--downtime-limit=0", "--leave-stopped", &guest.arg()]);
+    let output = dump_halted(&mut dump, &folder.file("image"), 1 << 20, || {
+        guest.signal(Signal::SIGUSR1);
+        let comm = || fs::read_to_string(format!("/proc/{}/comm", guest.pid())).expect("its name");
+        wait_for("it runs another program", Duration::from_secs(20), || comm() == "sleep\n");
+    });
+    let text = said(&output);
+    assert!(output.status.code() == Some(1) && text.contains("begun another program meanwhile"), "{text}");
+    wait_for("it sleeps on", Duration::from_secs(5), || status(guest.pid(), "State").starts_with('S'));
+    assert_eq!(status(guest.pid(), "TracerPid"), "0");
+}
+
+/// Whatever it is just doing: it is refused, or its copy is what it was.
+#[test]
+fn a_process_that_is_only_just_beginning_a_program_is_refused_or_moved_whole() {
+    let folder = Folder::new();
+    for i in 0..12 {
+        let image = folder.file("image");
+        let mut guest = Guest::start(Command::new("python3").args(["-c", "import time; time.sleep(300)"]));
+        std::thread::sleep(Duration::from_micros(i * 200));
+        let mut dump = Command::new(program("pc-dump"));
+        dump.args(["--once", "--leave-stopped", &guest.arg()]).stdin(Stdio::null());
+        let output = dump.stdout(File::create(&image).expect("an image")).output().expect("pc-dump runs");
+        if !output.status.success() {
+            assert!([Some(1), Some(6)].contains(&output.status.code()), "{}", said(&output));
+            continue;
+        }
+        let before = program_of(guest.pid());
+        guest.signal(Signal::SIGKILL);
+        guest.ended(Duration::from_secs(10));
+        let copy = pc_tests::restored(&image, &["--leave-stopped"]);
+        assert_eq!(program_of(copy.pid()), before);
     }
 }

@@ -65,7 +65,7 @@ fn a_page_twice_in_one_round_is_refused() {
     assert!(refused(w).contains("twice in one round"));
 }
 
-/// What is said of patches of a page behind some records, in a round of their own.
+/// What is said of patches of a page after some records, in a round of their own.
 fn patched(before: impl FnOnce(&mut Writer<Vec<u8>>), addr: u64) -> String {
     let mut w = begun(false);
     w.pages(SpaceId(0), &[PageRun { addr: 0x1000, pages: 2 }], &[&[1; 8192]]).unwrap();

@@ -43,7 +43,7 @@ pub enum CtlError {
         /// The frame's version.
         version: u16,
     },
-    /// The channel begins anew behind its end.
+    /// The channel begins anew after its end.
     #[error("a second segment in the control channel")]
     Segment,
 }

@@ -72,7 +72,7 @@ pub enum Why {
     /// The destination gave up because the stream failed or brought nothing for too long (5).
     #[error("the destination gave up: {0}")]
     PeerLost(String),
-    /// The other side was told to give up (7).
+    /// The other side was asked to give up (7).
     #[error("the other side cancelled: {0}")]
     PeerCancelled(String),
     /// Something failed on this side (1, or what the failure itself says).

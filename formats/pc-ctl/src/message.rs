@@ -66,7 +66,7 @@ pub enum Message {
         /// Its process number at the destination.
         pid: u32,
     },
-    /// The destination was told to give up (a signal). Nothing runs here and nothing will.
+    /// The destination was asked to give up (a signal). Nothing runs here and nothing will.
     Cancelled {
         /// Why.
         reason: String,

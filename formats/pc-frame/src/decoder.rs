@@ -44,7 +44,7 @@ const SPARES: usize = 8;
 
 #[derive(Debug)]
 enum State {
-    /// At the start, or behind an End: a preamble, or the end of input.
+    /// At the start, or after an End: a preamble, or the end of input.
     Boundary,
     Header,
     Payload(Header),
@@ -104,7 +104,7 @@ impl Decoder {
         &mut whole[self.filled..]
     }
 
-    /// Takes note that `n` more bytes of [`Decoder::space`] hold input, and tells what that completed.
+    /// Takes note that `n` more bytes of [`Decoder::space`] hold input, and gives what that completed.
     pub fn advance(&mut self, n: usize) -> Result<Option<Event>, FrameError> {
         let space = self.space().len();
         if n > space {
@@ -144,7 +144,7 @@ impl Decoder {
         Ok(None)
     }
 
-    /// To be called at the end of input: fails if that is anywhere but behind an End frame.
+    /// To be called at the end of input: fails if that is anywhere but after an End frame.
     pub fn finish(&self) -> Result<(), FrameError> {
         match self.state {
             State::Boundary if self.filled == 0 && self.segments > 0 => Ok(()),

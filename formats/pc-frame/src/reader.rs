@@ -18,7 +18,7 @@ impl<R: Read> FrameReader<R> {
         Self { input, decoder: Decoder::new(limits) }
     }
 
-    /// The next preamble or frame; `None` at the end of input behind an End frame.
+    /// The next preamble or frame; `None` at the end of input after an End frame.
     pub fn read(&mut self) -> Result<Option<Event>, FrameError> {
         loop {
             let space = self.decoder.space();
@@ -29,7 +29,7 @@ impl<R: Read> FrameReader<R> {
                 Ok(0) => return self.decoder.finish().map(|()| None),
                 Ok(n) => n,
                 Err(err) if err.kind() == ErrorKind::Interrupted => continue,
-                // A decompressor below us ran dry. It knows that more was to come, even behind an End.
+                // A decompressor below us ran dry. It knows that more was to come, even after an End.
                 Err(err) if err.kind() == ErrorKind::UnexpectedEof => return Err(self.decoder.truncated()),
                 Err(err) => return Err(err.into()),
             };

@@ -32,7 +32,7 @@ impl<W: Write> FrameWriter<W> {
         Ok(())
     }
 
-    /// Writes a frame whose payload is `pieces`, one behind the other. Gives the header's bytes.
+    /// Writes a frame whose payload is `pieces`, one after the other. Gives the header's bytes.
     pub fn frame(
         &mut self,
         kind: u16,

@@ -79,7 +79,7 @@ pub mod vma_flag {
 pub struct Vma {
     /// First address; a multiple of the page size.
     pub start: u64,
-    /// Address behind the last.
+    /// Address after the last.
     pub end: u64,
     /// Bits of [`prot`].
     pub prot: u8,

@@ -52,7 +52,7 @@ pub struct MemPolicy {
 pub struct RangePolicy {
     /// First address.
     pub start: u64,
-    /// Address behind the last.
+    /// Address after the last.
     pub end: u64,
     /// Its policy.
     pub policy: MemPolicy,

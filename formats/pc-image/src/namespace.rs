@@ -4,7 +4,7 @@ use bincode::{Decode, Encode};
 
 use crate::TaskId;
 
-/// A kind of namespace. Pid and time namespaces are told elsewhere: by pids, and by clocks.
+/// A kind of namespace. Pid and time namespaces are described elsewhere: by pids, and by clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub enum NamespaceKind {
     /// Ids and capabilities.

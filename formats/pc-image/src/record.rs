@@ -64,7 +64,7 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// The bytes of all runs, one behind the other.
+    /// The bytes of all runs, one after the other.
     pub fn data(&self) -> &[u8] {
         &self.payload[self.data_offset..]
     }
@@ -75,7 +75,7 @@ impl Pages {
 pub struct Patch {
     /// Address of the first byte (an offset in a shared memory space).
     pub addr: u64,
-    /// How many bytes: 1 to a page's, and none behind the page's end.
+    /// How many bytes: 1 to a page's, and none after the page's end.
     pub len: u16,
 }
 
@@ -104,7 +104,7 @@ pub struct Patches {
 }
 
 impl Patches {
-    /// The bytes of all patches, one behind the other.
+    /// The bytes of all patches, one after the other.
     pub fn data(&self) -> &[u8] {
         &self.payload[self.data_offset..]
     }
@@ -179,7 +179,7 @@ pub trait Sink {
 
 /// Where rebuild takes records from.
 pub trait Source {
-    /// The next item; `None` behind the End of the last segment, at the true end of input.
+    /// The next item; `None` after the End of the last segment, at the true end of input.
     fn next(&mut self) -> Result<Option<Item>, ImageError>;
     /// Takes a used page buffer back.
     fn recycle(&mut self, payload: Vec<u8>) {

@@ -10,13 +10,13 @@ use bincode::{Decode, Encode};
 use crate::inet::Addr;
 use crate::{OpenFileId, SockOpt};
 
-/// More about a socket. It stands behind its OpenFile.
+/// More about a socket. It stands after its OpenFile.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct SocketState {
     /// The socket.
     pub file: OpenFileId,
     /// Options that hold only while it is bound and begins to listen: what it has kept its address by, and cleared since
-    /// (`SO_REUSEPORT`, `IP_FREEBIND`). Behind that it has those of its OpenFile, or a new socket's.
+    /// (`SO_REUSEPORT`, `IP_FREEBIND`). After that it has those of its OpenFile, or a new socket's.
     pub binding: Vec<SockOpt>,
     /// Options whose value is the number of a network device.
     pub devices: Vec<DeviceOption>,
@@ -100,7 +100,7 @@ pub enum SocketFile {
     At(Vec<u8>),
 }
 
-/// Datagrams that wait to be read from a socket that has no [`crate::UnixState::Pair`]. It stands behind its OpenFile.
+/// Datagrams that wait to be read from a socket that has no [`crate::UnixState::Pair`]. It stands after its OpenFile.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Queue {
     /// The socket.

@@ -371,7 +371,7 @@ pub const TABLE: &[SocketOption] = &[
     row(UDP, 10, "UDPLITE_SEND_CSCOV", Udp, About("of UDP-Lite, which is refused")),
     row(UDP, 11, "UDPLITE_RECV_CSCOV", Udp, About("of UDP-Lite, which is refused")),
 
-    // Behind those that change them.
+    // After those that change them.
     row(SOL_SOCKET, 12, "SO_PRIORITY", All, FIRST),
     row(SOL_SOCKET, 7, "SO_SNDBUF", All, LAST),
     row(SOL_SOCKET, 8, "SO_RCVBUF", All, LAST),

@@ -12,7 +12,7 @@ pub const PATCHES: u16 = 0x24;
 /// The version that a record has as long as its body is that of the first firm format, and that of [`PAGES`] and [`PATCHES`].
 pub const VERSION: u16 = 1;
 
-/// `number Name = version`, and behind it `[older version => type]` for each older version that is still read: `type` is
+/// `number Name = version`, and after it `[older version => type]` for each older version that is still read: `type` is
 /// the body as it was, and `From` makes today's record of it. To change a body: keep the struct as it is under another
 /// name, give the new one the next version, and list the old one here.
 ///

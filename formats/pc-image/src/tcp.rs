@@ -29,7 +29,7 @@ pub struct TcpConnection {
     pub shut_read: bool,
 }
 
-/// States of a connection, as RFC 9293 names them. Where the end was written or received, its number is that behind the
+/// States of a connection, as RFC 9293 names them. Where the end was written or received, its number is that after the
 /// last byte of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub enum TcpState {
@@ -71,15 +71,15 @@ pub struct TcpQueue {
 /// Windows, in bytes: `struct tcp_repair_window` of Linux.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct TcpWindow {
-    /// Sequence number of the segment that told the peer's window.
+    /// Sequence number of the segment that announced the peer's window.
     pub snd_wl1: u32,
     /// The peer's window.
     pub snd_wnd: u32,
-    /// The largest that it ever told.
+    /// The largest that it ever announced.
     pub max_window: u32,
     /// Own window.
     pub rcv_wnd: u32,
-    /// What was to be received next when it was last told.
+    /// What was to be received next when it was last announced.
     pub rcv_wup: u32,
 }
 

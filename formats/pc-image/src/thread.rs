@@ -76,7 +76,7 @@ pub enum Restart {
     /// The call was to be taken up through its restart block (`-ERESTART_RESTARTBLOCK`): relative sleeps, poll,
     /// timed futex waits. `left` nanoseconds remain of its time, if that could be learned.
     Block {
-        /// Nanoseconds left of the call's time; `None` if the kernel does not tell.
+        /// Nanoseconds left of the call's time; `None` if the kernel does not say.
         left: Option<u64>,
     },
 }
@@ -92,7 +92,7 @@ pub struct Thread {
     pub comm: Vec<u8>,
     /// General registers, `fs_base` and `gs_base` among them.
     pub regs: Regs,
-    /// Extended state in the XSAVE standard format as `PTRACE_GETREGSET(NT_X86_XSTATE)` gives it, cut behind the last
+    /// Extended state in the XSAVE standard format as `PTRACE_GETREGSET(NT_X86_XSTATE)` gives it, cut after the last
     /// component in use (`XSTATE_BV` says which).
     pub xstate: Vec<u8>,
     /// How it was blocked.

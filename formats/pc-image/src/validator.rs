@@ -15,7 +15,7 @@ enum At {
     /// A segment has begun: Machine (or a Cancel) is due.
     #[default]
     Start,
-    /// A round, a Commit (behind the last round) or a Cancel is due.
+    /// A round, a Commit (after the last round) or a Cancel is due.
     Between,
     Round,
     /// End is due.
@@ -84,7 +84,7 @@ pub struct Validator {
     dead_tasks: HashSet<TaskId>,
     spaces: Ids<SpaceId>,
     address_spaces: HashSet<SpaceId>,
-    /// Shared memory objects, and their lengths in bytes as far as they were told.
+    /// Shared memory objects, and their lengths in bytes as far as they were announced.
     objects: HashMap<SpaceId, Option<u64>>,
     files: Ids<FileId>,
     open_files: HashSet<OpenFileId>,

@@ -18,7 +18,7 @@ pub fn seal(bytes: &mut [u8]) {
     }
 }
 
-/// Seals the frames of a segment; gives what stands behind its End.
+/// Seals the frames of a segment; gives what stands after its End.
 fn seal_frames(mut rest: &mut [u8]) -> Option<&mut [u8]> {
     for number in 0u64.. {
         let (header, behind) = rest.split_first_chunk_mut::<HEADER_LEN>()?;

@@ -80,7 +80,7 @@ fn timed_loosely(got: i64, want: i64) -> Outcome {
     (got, want, timeout(), 2 * timeout() + late())
 }
 
-/// A relative wait whose remainder the kernel tells nobody.
+/// A relative wait whose remainder the kernel reports to nobody.
 fn timed_once(got: i64, want: i64) -> Outcome {
     if TWICE.load(SeqCst) { timed_loosely(got, want) } else { timed(got, want) }
 }

@@ -48,7 +48,7 @@ impl Range {
         assert_eq!(done, 0, "mprotect");
     }
 
-    /// The one that begins `n` ranges behind.
+    /// The one that begins `n` ranges after.
     fn after(self, n: usize) -> Range {
         Range(self.0.wrapping_add(n * PAGES * PAGE))
     }
@@ -142,7 +142,7 @@ impl Memory {
         Range::new(self.parted.after(1).0.cast()).fill(PAGES, 17);
     }
 
-    /// Nothing changes but a flag that only smaps tells.
+    /// Nothing changes but a flag that only smaps shows.
     fn advise(&self) {
         // SAFETY: our own mapping, whose content stays.
         let done = unsafe { libc::madvise(self.advised.0.cast(), PAGES * PAGE, libc::MADV_DONTFORK) };

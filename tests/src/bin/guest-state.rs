@@ -10,7 +10,7 @@ use std::ptr::null_mut;
 use libc::{c_int, c_void};
 
 const PAGE: usize = 4096;
-/// Where its mappings begin; 16 pages each, with a gap behind.
+/// Where its mappings begin; 16 pages each, with a gap after each.
 const AT: usize = 0x5200_0000_0000;
 const SLOT: usize = 1 << 22;
 const MADV_GUARD_INSTALL: c_int = 102;

@@ -316,7 +316,7 @@ fn monotonic() -> u64 {
 
 /// A timerfd, a POSIX timer and an interval timer that go on ticking.
 fn timers() {
-    // Before the timer is set: this thread may be kept waiting right behind that.
+    // Before the timer is set: this thread may be kept waiting right after that.
     let began = monotonic();
     // SAFETY: plain system calls with structures that live across them.
     let fd = unsafe {

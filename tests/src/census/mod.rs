@@ -127,7 +127,6 @@ impl Sample {
                     ));
                 }
                 Look::Row(row) => row.fate == Fate::Lost,
-                Look::ForNow(_) => true,
             };
             let follows = was == Some(who::OUTSIDE)
                 || inside::has_waited(name, was, is)

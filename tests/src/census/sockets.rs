@@ -15,6 +15,8 @@ const SO_PROTOCOL: i32 = 38;
 const SO_DOMAIN: i32 = 39;
 /// The reading of a connection's state and of what was agreed on.
 pub const TCP_STATE: &str = "socket/tcp state";
+/// The process that SO_PEERCRED names.
+const PEER_PROCESS: &str = "socket/peer process";
 /// Level and number of SO_PEERCRED.
 const PEERCRED: (i32, i32) = (1, 17);
 const TCP_INFO: i32 = 11;
@@ -59,17 +61,17 @@ fn levels(domain: i32, kind: i32, protocol: i32) -> Vec<&'static Level> {
 fn options(fd: BorrowedFd<'_>, level: &Level, of: &str, who: &Who, sample: &mut Sample) {
     for number in level.asked.clone().filter(|number| !level.never.contains(number)) {
         if let Ok(value) = getsockopt(fd, level.number, number, ROOM) {
-            let text = if (level.number, number) == PEERCRED { owner(&value, who) } else { hex(&value) };
-            sample.note(level.name_of(number), of, text);
+            // `struct ucred`: the process, then user and group.
+            let (process, rest) = match (level.number, number) == PEERCRED {
+                true => value.split_at(value.len().min(4)),
+                false => (&[][..], &value[..]),
+            };
+            if let Ok(pid) = process.try_into() {
+                sample.note(PEER_PROCESS, of, who.id(i32::from_ne_bytes(pid)));
+            }
+            sample.note(level.name_of(number), of, hex(rest));
         }
     }
-}
-
-/// `struct ucred`: pid, user, group.
-fn owner(value: &[u8], who: &Who) -> String {
-    let (pid, ids) = value.split_at(value.len().min(4));
-    let pid = pid.try_into().map_or(-1, i32::from_ne_bytes);
-    format!("{} {}", who.id(pid), hex(ids))
 }
 
 /// Bytes as text.

@@ -47,12 +47,6 @@ const fn lost(what: &'static str, note: &'static str, seen: &'static [&'static s
     Row { what, fate: Fate::Lost, note, seen }
 }
 
-/// Differences that are known and not mended yet, and what is wrong.
-pub const FOR_NOW: &[(&str, &str)] = &[
-    // C: that of a listening Unix socket, which its clients see.
-    ("so/SOCKET/PEERCRED", "the copy's is pc-restore's, which has made the socket"),
-];
-
 /// What `--new-pid-ns` makes another, and why.
 pub const NEW_PID_NS: &[(&str, &str)] = &[
     ("ns/pid", "that is what was asked for"),
@@ -68,15 +62,10 @@ pub enum Look {
     Unknown,
     /// It shows what this row is about.
     Row(&'static Row),
-    /// It is one of [`FOR_NOW`].
-    ForNow(&'static str),
 }
 
 /// Looks a reading up.
 pub fn look(name: &str) -> Look {
-    if let Some((_, why)) = FOR_NOW.iter().find(|(known, _)| *known == name) {
-        return Look::ForNow(why);
-    }
     let shows = |row: &&Row| row.seen.iter().any(|seen| matches(seen, name));
     ROWS.iter().flat_map(|(_, rows)| *rows).find(shows).map_or(Look::Unknown, Look::Row)
 }
@@ -291,6 +280,9 @@ pub const ROWS: &[(&str, &[Row])] = &[
         carried("addresses", "", &["socket/name", "socket/peer"]),
         carried("TCP connections", "with --tcp-established, else they are closed", &["socket/tcp state"]),
         refused("keys of TCP-MD5 and TCP-AO", "", &[]),
+        lost("the process that SO_PEERCRED names", "pc-restore's number; user and groups are the copy's own", &[
+            "socket/peer process",
+        ]),
         lost("counters and numbers of the kernel", "", &[
             "so/SOCKET/MEMINFO", "so/SOCKET/COOKIE", "so/SOCKET/INCOMING_NAPI_ID", "so/SOCKET/INCOMING_CPU", "so/TCP/INFO", "so/TCP/CC_INFO",
             "so/TCP/TIMESTAMP",

@@ -30,7 +30,7 @@ pub enum Fault {
         /// Bytes one way.
         after: usize,
     },
-    /// The connection that brings the first Bye in this direction is cut: before it, or behind it. Without a key only.
+    /// The connection that brings the first Bye in this direction is cut: before it, or after it. Without a key only.
     CutAtBye {
         /// From the connecting side.
         forward: bool,

@@ -78,7 +78,7 @@ fn in_doubt(args: &Args, frozen: Frozen, error: anyhow::Error) -> anyhow::Result
     Err(leave_stopped(frozen, error.context(told)))
 }
 
-/// What the library tells goes to people; what waits in our pipe is told to the library.
+/// Reports of the library go to people; it learns from here what waits in our pipe.
 struct Watcher<'a> {
     pid: i32,
     progress: &'a Progress,

@@ -211,7 +211,7 @@ impl HandOver {
 }
 
 impl State {
-    /// What comes behind a TearDown waits until the husks are dead.
+    /// What comes after a TearDown waits until the husks are dead.
     fn carry_out(&mut self, actions: Vec<DestinationAction>) {
         let mut actions = actions.into_iter();
         while let Some(action) = actions.next() {

@@ -76,7 +76,7 @@ fn restore(args: &Args, cancel: &Cancel, progress: &Progress, hooks: &Hooks) -> 
     restored.map_err(with_code)
 }
 
-/// The same, with a source that is told how far we are.
+/// The same, with reports to the source of how far we are.
 fn hand_over(
     args: &Args,
     mut settings: Settings,

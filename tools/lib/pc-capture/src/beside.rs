@@ -1,4 +1,4 @@
-//! What is told beside a task: its namespaces, its cgroups, and values of /proc that are not those of its birth.
+//! What is sent beside a task: its namespaces, its cgroups, and values of /proc that are not those of its birth.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::error::{Context, Result, Unsupported, unsupported};
 use crate::task::TASK;
 use crate::{cgroup, namespace, procfs};
 
-/// All of it, as it is now; the default is what nothing is told of.
+/// All of it, as it is now; the default is what nothing is sent of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Beside {
     namespaces: Option<TaskNamespaces>,
@@ -22,7 +22,7 @@ impl Beside {
         Ok(Self { namespaces, cgroup, values: values(pid)? })
     }
 
-    /// Puts what is not told yet; `told` is what was, `None` before the first time. Namespaces that have changed are refused: the
+    /// Puts what was not sent yet; `told` is what was, `None` before the first time. Namespaces that have changed are refused: the
     /// destination has entered others by then.
     pub fn put(&self, pid: i32, told: Option<&Self>, sink: &mut dyn Sink) -> Result<()> {
         if told.is_some_and(|told| told.namespaces != self.namespaces) {
@@ -85,7 +85,7 @@ fn labels(pid: i32) -> Result<Vec<String>> {
 
 const AS_BY_BIRTH: TaskProc = TaskProc { task: TASK, autogroup_nice: 0, loginuid: u32::MAX };
 
-/// What can be set in /proc/PID and is told nowhere else. A kernel may lack either file.
+/// What can be set in /proc/PID and no other record has. A kernel may lack either file.
 fn values(pid: i32) -> Result<Option<TaskProc>> {
     let text = |name: &str| match procfs::read(pid, name) {
         Err(err) if matches!(err.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => Ok(String::new()),

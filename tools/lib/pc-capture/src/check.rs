@@ -33,7 +33,7 @@ pub(crate) struct Target {
     pub stat: Stat,
     pub files: Files,
     pub seen: Seen,
-    /// What smaps told of the mappings.
+    /// What smaps showed of the mappings.
     pub known: Known,
     /// Its TCP connections, if they are taken along.
     pub connections: Connections,
@@ -87,12 +87,14 @@ pub(crate) fn preflight(settings: &Settings) -> Result<Target> {
     if !bad.is_empty() {
         return Err(CaptureError::Unsupported(bad));
     }
+    let notices = std::mem::take(&mut captured.notices);
     let foretold = Foretold::read(pid, (&status, &stat), machine, vmas, captured, &mut files)?;
     bad.extend(foretold.judge(pid, files.take_fresh()));
     if !bad.is_empty() {
         return Err(CaptureError::Unsupported(bad));
     }
     let mut report = Report::of(settings, &foretold);
+    notices.into_iter().for_each(|notice| report.notice(notice));
     if let Some(namespaces) = namespace::look(pid)? {
         namespace::needs(&namespaces, &mut report);
     }

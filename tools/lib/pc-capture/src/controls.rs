@@ -37,7 +37,7 @@ pub(crate) const PROCESS_CALLS: usize = 3;
 /// How many calls [`thread_calls`] gives.
 pub(crate) const THREAD_CALLS: usize = 9;
 
-/// What a thread has told.
+/// What a thread has reported.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ThreadTold {
     tsc_trapped: bool,
@@ -50,7 +50,7 @@ pub(crate) struct ThreadTold {
     barred: bool,
 }
 
-/// What the process has told.
+/// What the process has reported.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Told {
     membarrier: u32,
@@ -158,7 +158,7 @@ pub(crate) fn label(pid: i32) -> Option<Vec<u8>> {
     (!free).then_some(label)
 }
 
-/// What cannot be moved of what was told inside. `probed` says of which threads [`Witness`] says something.
+/// What cannot be moved of what was found inside. `probed` says of which threads [`Witness`] says something.
 pub(crate) fn refused(pid: i32, told: &Told, threads: &[(Tid, &ThreadTold, bool)]) -> Vec<Unsupported> {
     let mut bad = Vec::new();
     let mut refuse = |what: String| bad.push(Unsupported::new(pid, None, what));

@@ -11,7 +11,7 @@ use crate::settings::{Caller, Rounds, Settings};
 
 /// Stops the process, copies it in one round, and leaves it standing.
 ///
-/// Behind it come [`Frozen::last_signals`], the stop that outlives us ([`Frozen::set_stop`]) if the original is not to
+/// After it come [`Frozen::last_signals`], the stop that outlives us ([`Frozen::set_stop`]) if the original is not to
 /// run on, Commit (which the caller's writer makes), and what becomes of the original.
 pub fn dump_once(
     settings: &Settings,
@@ -23,7 +23,7 @@ pub fn dump_once(
 }
 
 /// Sends the memory of the running process in rounds until little is left, then stops it and sends the rest. What comes
-/// behind is the same as behind [`dump_once`].
+/// afterwards is the same as after [`dump_once`].
 pub fn dump(
     settings: &Settings,
     rounds: Rounds,

@@ -109,7 +109,7 @@ pub(crate) fn is_alive(pid: i32) -> bool {
     crate::procfs::Stat::read(pid).is_ok_and(|stat| !matches!(stat.state, b'Z' | b'X'))
 }
 
-/// Gives a failed kernel call its context; a process that is gone is told as such.
+/// Gives a failed kernel call its context; a process that is gone is reported as such.
 pub(crate) trait Context<T> {
     fn of(self, pid: i32, what: impl fmt::Display) -> Result<T>;
 }

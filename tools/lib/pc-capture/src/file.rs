@@ -1,4 +1,4 @@
-//! Files by path: what the destination must have, told once each.
+//! Files by path: what the destination must have, announced once each.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;

@@ -31,7 +31,7 @@ const TIMES: usize = 32;
 /// Two `struct timespec`, and what `controls` asks for.
 const MORE: usize = 32 + controls::PROCESS_ROOM;
 
-/// What a thread has told.
+/// What a thread has reported.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ThreadTold {
     pub tid: Tid,
@@ -45,7 +45,7 @@ pub(crate) struct ThreadTold {
     pub controls: controls::ThreadTold,
 }
 
-/// What the process has told.
+/// What the process has reported.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Told {
     pub threads: Vec<ThreadTold>,
@@ -128,7 +128,7 @@ fn locked(pid: i32) -> u64 {
     line.and_then(|value| value.trim().strip_suffix("kB")?.trim().parse().ok()).unwrap_or(0)
 }
 
-/// New mappings are locked if the area that our calls use, just mapped, is. Which way only smaps tells.
+/// New mappings are locked if the area that our calls use, just mapped, is. Which way only smaps shows.
 fn lock_future(remote: &Remote<'_>, before: u64) -> u32 {
     let pid = remote.tracees().pid();
     if locked(pid) <= before {

@@ -28,7 +28,7 @@ pub fn clocks(pid: i32) -> Result<Clocks> {
     })
 }
 
-/// Offsets of the monotonic and the boot-time clock: see time_namespaces(7). (The file tells those of the namespace for
+/// Offsets of the monotonic and the boot-time clock: see time_namespaces(7). (The file shows those of the namespace for
 /// its children, which nearly always is its own.)
 fn offsets(who: impl std::fmt::Display) -> (i64, i64) {
     let text = fs::read_to_string(format!("/proc/{who}/timens_offsets")).unwrap_or_default();
@@ -43,7 +43,7 @@ fn offset(rest: &str) -> Option<i64> {
     Some(seconds * 1_000_000_000 + nanoseconds)
 }
 
-/// The vDSO as it lies in the process; an empty image where it has none. To be read before remote calls begin, which put code behind its own.
+/// The vDSO as it lies in the process; an empty image where it has none. To be read before remote calls begin, which put code after its own.
 pub(crate) fn vdso(pid: i32, areas: &[&Area]) -> Result<Vdso> {
     let find = |name: &[u8]| areas.iter().find(|area| area.name == name);
     let mut image = Vec::new();

@@ -14,7 +14,7 @@ use crate::file::Files;
 use crate::procfs::{self, Area, Smaps, parse_maps, parse_smaps};
 use crate::vm_flags;
 
-/// Mappings with what only smaps tells, by start address.
+/// Mappings with what only smaps shows, by start address.
 pub(crate) type Known = HashMap<u64, (Area, Smaps)>;
 
 /// A process with less memory has its smaps read while it is stopped, too (9 ms a GiB).
@@ -32,7 +32,7 @@ pub(crate) fn read_known(pid: i32) -> Result<Known> {
 
 /// The mappings of a running process: as far as `known` has them just the same, else from smaps.
 ///
-/// The kernel does not tell them all at once, so what changes meanwhile may be told twice. Of two that overlap the first
+/// The kernel does not say them all at once, so what changes meanwhile may be listed twice. Of two that overlap the first
 /// is taken: a later look finds what became of the other.
 pub(crate) fn read_running(pid: i32, known: &mut Known) -> Result<Vec<Area>> {
     let mut areas = read_maps(pid)?;
@@ -50,7 +50,7 @@ pub(crate) fn read_running(pid: i32, known: &mut Known) -> Result<Vec<Area>> {
     Ok(areas)
 }
 
-/// The mappings of a process that stands still. What smaps tells of those that `known` has just the same, or had before
+/// The mappings of a process that stands still. What smaps shows of those that `known` has just the same, or had before
 /// they grew or shrank, is taken from there, unless reading it again costs next to nothing.
 pub(crate) fn read_standing(pid: i32, known: &mut Known, memory: u64) -> Result<Vec<Area>> {
     let areas = read_maps(pid)?;
@@ -77,7 +77,7 @@ fn read_maps(pid: i32) -> Result<Vec<Area>> {
     parse_maps(&text).ok_or(ErrorKind::InvalidData).of(pid, "reading its maps")
 }
 
-/// The ranges of private mappings whose pages may travel, ascending; what lies between and never does is told as
+/// The ranges of private mappings whose pages may travel, ascending; what lies between and never does is announced as
 /// `(None, end)`.
 pub(crate) fn private_ranges(pid: i32) -> Result<Vec<(Option<u64>, u64)>> {
     let travels = |area: &Area| !area.shared && !area.name.starts_with(b"[v");
@@ -260,7 +260,7 @@ fn map_file(pid: i32, area: &Area) -> String {
 pub struct Span {
     /// First address.
     pub start: u64,
-    /// Address behind the last.
+    /// Address after the last.
     pub end: u64,
     /// The process itself may read them; else they are read as a debugger does.
     pub readable: bool,

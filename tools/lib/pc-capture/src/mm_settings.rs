@@ -14,13 +14,13 @@ const ARCH_GET_XCOMP_PERM: u64 = 0x1022;
 const MPOL_F_ADDR: u64 = 2;
 /// Protection keys of x86-64, key 0 among them.
 const PKEYS: u64 = 16;
-/// Bytes of a mask of memory nodes, and the count of nodes that the kernel is told for it (get_mempolicy(2)).
+/// Bytes of a mask of memory nodes, and the count of nodes that the kernel gets for it (get_mempolicy(2)).
 const NODES: usize = 128;
 const MAX_NODE: u64 = NODES as u64 * 8;
 /// Bytes of an LDT of full length, and of one entry.
 const LDT: usize = 8192 * LDT_ENTRY;
 const LDT_ENTRY: usize = 8;
-/// Where no process has memory: behind the last user address of every processor.
+/// Where no process has memory: after the last user address of every processor.
 const NOWHERE: u64 = 0xffff_8000_0000_0000;
 /// Mappings of which the nodes are asked for at a time.
 const GROUP: usize = 64;
@@ -68,7 +68,7 @@ pub(crate) fn room_for(mappings: usize) -> usize {
     LDT.max(mappings * 4).max(GROUP * (8 + NODES)) + 64
 }
 
-/// What the process has told.
+/// What the process has reported.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Told {
     settings: MmSettings,

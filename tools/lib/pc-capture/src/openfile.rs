@@ -121,6 +121,8 @@ pub(crate) struct Captured {
     pub beside: Vec<Record>,
     /// What cannot be rebuilt.
     pub unsupported: Vec<Unsupported>,
+    /// What people should know.
+    pub notices: Vec<String>,
     /// TCP connections that were read, with their own addresses.
     pub taken: Vec<(OwnedFd, IpAddr)>,
 }
@@ -159,13 +161,13 @@ impl<'a> Fds<'a> {
         })
     }
 
-    /// Captures all of them. Goes on behind what is unsupported, so that all of it is named.
+    /// Captures all of them. Goes on after what is unsupported, so that all of it is named.
     pub fn capture(&mut self, id: FdTableId) -> Result<Captured> {
         let all = std::mem::take(&mut self.all);
         self.unusual = self.look_at_sockets(&all);
         let table = FdTable { id, fds: Vec::new() };
         let (files, beside, unsupported, taken) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut captured = Captured { table, files, beside, unsupported, taken };
+        let mut captured = Captured { table, files, beside, unsupported, notices: Vec::new(), taken };
         let mut next = 0;
         for descriptor in &all {
             let cloexec = descriptor.info.flags & libc::O_CLOEXEC as u32 != 0;
@@ -187,6 +189,7 @@ impl<'a> Fds<'a> {
         captured.beside.extend(self.sockets.states.drain(..).map(Record::SocketState));
         captured.beside.extend(self.sockets.queues.drain(..).map(Record::Queue));
         self.all = all;
+        captured.notices = std::mem::take(&mut self.sockets.notices);
         captured.taken = std::mem::take(&mut self.taken);
         Ok(captured)
     }
@@ -320,7 +323,7 @@ impl<'a> Fds<'a> {
             return Ok((signal != 0).then_some(Owner { kind: owner.kind, pid: 0, signal }));
         }
         if descriptor.meta.is_dir() {
-            // Directories have an owner by F_NOTIFY, and nothing else tells of that.
+            // Directories have an owner by F_NOTIFY, and nothing else shows that.
             let what = format!("{}, whose changes are notified of (F_NOTIFY)", descriptor.link_text());
             return self.refuse(descriptor, what + ", which cannot be moved");
         }
@@ -400,7 +403,7 @@ fn still_there(pid: i32, descriptor: &Descriptor) -> bool {
         .is_ok_and(|link| link.as_os_str() == OsStr::from_bytes(&descriptor.link))
 }
 
-/// Reads what /proc tells of each descriptor of a stopped process, ascending, of which an earlier look has found those `before`.
+/// Reads what /proc shows of each descriptor of a stopped process, ascending, of which an earlier look has found those `before`.
 ///
 /// To list them takes as long as a tenth of all else. Where there are as many as before, of the same numbers, it is done
 /// without.
@@ -413,18 +416,18 @@ pub(crate) fn descriptors_again(pid: i32, before: &[i32]) -> Result<Vec<Descript
     descriptors(pid, true)
 }
 
-/// Whether a process has this many descriptors; `false` where the kernel does not tell it (before Linux 6.2, see
+/// Whether a process has this many descriptors; `false` where the kernel does not say it (before Linux 6.2, see
 /// proc_pid_fd(5)).
 fn is_count(pid: i32, count: usize) -> bool {
     count > 0 && std::fs::metadata(format!("/proc/{pid}/fd")).is_ok_and(|meta| meta.len() == count as u64)
 }
 
-/// Reads what /proc tells of each descriptor, ascending.
+/// Reads what /proc shows of each descriptor, ascending.
 pub(crate) fn descriptors(pid: i32, stopped: bool) -> Result<Vec<Descriptor>> {
     look_at(pid, stopped, &numbers(pid)?)
 }
 
-/// Reads what /proc tells of the descriptors with these numbers. Of many by several threads: 15 µs each count at the stop.
+/// Reads what /proc shows of the descriptors with these numbers. Of many by several threads: 15 µs each count at the stop.
 fn look_at(pid: i32, stopped: bool, numbers: &[i32]) -> Result<Vec<Descriptor>> {
     let look = Look::at(pid, stopped).of(pid, "looking at its descriptors")?;
     let found = by_shares(numbers.len(), |share| look.all(&numbers[share]));
@@ -521,7 +524,7 @@ impl Look {
         Ok(Descriptor { fd, link, meta, info, signals, file: OpenFileId(0) })
     }
 
-    /// Where its link points, which is read only if nothing else tells: it takes a fifth of the time of a look. Sockets and
+    /// Where its link points, which is read only if nothing else shows it: it takes a fifth of the time of a look. Sockets and
     /// pipes without a name have none but their number, and /dev/null is often open many times, by one name if it has but one.
     fn link(
         &self,
@@ -662,8 +665,9 @@ mod tests {
     fn descriptors_that_are_others_than_before_are_found_though_there_are_as_many() {
         let mut child = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
         let pid = child.id() as i32;
-        // Until it has become another program, it has more than that.
-        while std::fs::read(format!("/proc/{pid}/comm")).unwrap() != b"sleep\n" {
+        // Until it sleeps, it opens and closes files.
+        let sleeps = format!("{} ", libc::SYS_clock_nanosleep);
+        while !std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap().starts_with(&sleeps) {
             std::thread::yield_now();
         }
         let fds = |found: Vec<Descriptor>| found.iter().map(|d| d.fd).collect::<Vec<_>>();

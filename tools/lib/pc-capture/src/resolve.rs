@@ -33,7 +33,7 @@ pub enum Fate {
 pub fn resolve(pid: i32, fate: Fate) -> Result<()> {
     let pidfd = pidfd_open(pid).map_err(|_| CaptureError::NoProcess(pid))?;
     stands(pid)?;
-    // The kernel tells by which signal a process was stopped only to its tracer.
+    // The kernel reports by which signal a process was stopped only to its tracer.
     let tracees = Tracees::seize(pid, &SeizeOptions::default())?;
     let by = tracees.job_stop();
     tracees.detach()?;

@@ -2,11 +2,11 @@
 //! block can go on with.
 //!
 //! A relative sleep with a place for the remainder has it written there by the kernel when it is interrupted. For all
-//! others (no such place, poll, timed futex waits) the kernel tells nobody; the time since the thread last ran, which
+//! others (no such place, poll, timed futex waits) the kernel reports to nobody; the time since the thread last ran, which
 //! /proc/PID/task/TID/sched gives where the kernel has it, is how long it has waited.
 //!
 //! A call that was interrupted before goes on as restart_syscall(2), and any signal interrupts that another thread then takes:
-//! which call it was is told by the instruction in front of it, by an earlier stop of ours, or guessed from where it sleeps.
+//! which call it was follows from the instruction before it or from an earlier stop of ours, or is guessed from where it sleeps.
 //!
 //! What was seen just before the stop holds only for a thread that has slept from then on: /proc/PID/task/TID/schedstat
 //! counts how often it was given a CPU. Of one that may have run, its whole time is taken to be left: it may wait too long
@@ -64,7 +64,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// `None` for a thread that does not sleep, or of which the kernel does not tell.
+    /// `None` for a thread that does not sleep, or of which the kernel does not say.
     fn of(pid: i32, tid: Tid) -> Option<Self> {
         let read = |name: &str| procfs::read(pid, &format!("task/{tid}/{name}"));
         let runs = runs(pid, tid)?;
@@ -88,7 +88,7 @@ fn clocks_of(cpus: impl Iterator<Item = usize>) -> HashMap<usize, u64> {
         let mut set = CpuSet::new();
         set.set(cpu).ok()?;
         sched_setaffinity(Pid::from_raw(0), &set).ok()?;
-        // What the kernel tells of a running task is as old as the last tick, unless it has just been scheduled.
+        // What the kernel reports of a running task is as old as the last tick, unless it has just been scheduled.
         std::thread::yield_now();
         let text = std::fs::read_to_string("/proc/thread-self/sched").ok()?;
         Some((cpu, parse_exec_start(&text)?))
@@ -121,7 +121,7 @@ struct Waiting {
 }
 
 impl Waits {
-    /// Looks at the threads just before they are stopped; what a kernel does not tell is left out.
+    /// Looks at the threads just before they are stopped; what a kernel does not say is left out.
     pub fn look(&mut self, pid: i32) {
         self.before.clear();
         let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };

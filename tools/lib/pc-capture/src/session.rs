@@ -54,11 +54,11 @@ pub(crate) struct Session<'a> {
     /// The pages that it holds.
     pub sent: Ranges,
     told: Option<Task>,
-    /// What was told beside the task.
+    /// What was sent beside the task.
     told_beside: Option<Beside>,
-    /// Open files that were told of in rounds, by number.
+    /// Open files that were announced in rounds, by number.
     told_files: BTreeMap<OpenFileId, OpenFile>,
-    /// Shared memory that is no more, to be told.
+    /// Shared memory that is no more, to be announced.
     pub gone_objects: Vec<SpaceId>,
     /// What its threads wait for.
     pub waits: Waits,
@@ -209,7 +209,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The same with all that smaps tells: of mappings that may have been replaced by others with the same borders.
+    /// The same with all that smaps shows: of mappings that may have been replaced by others with the same borders.
     pub fn look_anew_at_mappings(&mut self) -> Result<Vec<Vma>> {
         self.target.known.clear();
         self.look_at_mappings(true)
@@ -222,7 +222,7 @@ impl<'a> Session<'a> {
         let mut files = descriptors(&mut self.target, &self.settings, false, all)?.files;
         files.retain_mut(|file| match &mut file.kind {
             OpenFileKind::Regular(regular) => {
-                regular.offset = 0; // told at the stop
+                regular.offset = 0; // sent at the stop
                 true
             }
             OpenFileKind::External(_) => true, // the destination says whether it knows what becomes of it

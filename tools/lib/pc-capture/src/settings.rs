@@ -1,4 +1,4 @@
-//! What the caller decides, and what it is told.
+//! What the caller decides, and what is reported to it.
 
 use std::time::Duration;
 

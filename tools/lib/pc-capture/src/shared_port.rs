@@ -42,7 +42,7 @@ impl Bound<'_> {
     }
 }
 
-/// Adds what lets these sockets share their ports again. Gives those that cannot: of UDP sockets nothing tells whether what
+/// Adds what lets these sockets share their ports again. Gives those that cannot: of UDP sockets nothing shows whether what
 /// comes is spread over them (`SO_REUSEPORT`) or goes to one (`SO_REUSEADDR`).
 pub(crate) fn share(files: &[OpenFile], states: &mut Vec<SocketState>) -> Vec<(OpenFileId, SocketAddr)> {
     let mut ports: HashMap<(i32, u16), Vec<Bound<'_>>> = HashMap::new();

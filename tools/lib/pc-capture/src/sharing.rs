@@ -8,7 +8,7 @@ use crate::error::{CaptureError, Context, Result, Unsupported};
 use crate::procfs::{Stat, Status};
 use crate::{cgroup, namespace};
 
-/// What is compared, and how a thread that has its own is told of.
+/// What is compared, and how a thread that has its own is described.
 const SHARED: [(Resource, &str); 3] = [
     (Resource::Files, "a table of descriptors of its own"),
     (Resource::Fs, "a working directory, root and umask of its own"),

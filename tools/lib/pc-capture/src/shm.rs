@@ -5,7 +5,7 @@
 //! tracking of mappings sees. So its pages are hashed, and compared in every round and at the stop. While it is held open
 //! its inode number is nobody else's.
 //!
-//! Not carried: bytes that were written through a mapping behind the end of the object, in its last page.
+//! Not carried: bytes that were written through a mapping after the end of the object, in its last page.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -51,7 +51,7 @@ struct Object {
     alone: bool,
     /// It was found in the look that is being taken.
     seen: bool,
-    /// What the destination was told.
+    /// What the destination knows.
     told: Option<ShmState>,
     state: ShmState,
     /// Where the object has content.
@@ -337,7 +337,7 @@ pub(crate) fn capture(fds: &mut Fds<'_>, d: &Descriptor) -> Result<OpenFileKind>
 }
 
 impl Session<'_> {
-    /// Ends the look at objects that [`Objects::begin_look`] began, behind the look at mappings.
+    /// Ends the look at objects that [`Objects::begin_look`] began, after the look at mappings.
     pub(crate) fn look_at_objects(&mut self, descriptors: &[Descriptor]) -> Result<()> {
         let objects = &mut self.target.files.objects;
         objects.look_at_descriptors(descriptors)?;
@@ -419,7 +419,7 @@ mod tests {
 
     use super::*;
 
-    /// It is cut off, which the destination is told, and is as before when it is read.
+    /// It is cut off, which is announced to the destination, and is as before when it is read.
     #[test]
     fn the_last_page_of_an_object_that_was_cut_off_counts_as_changed() {
         let file = File::from(memfd_create(c"test", MFdFlags::MFD_CLOEXEC).unwrap());

@@ -25,6 +25,8 @@ pub(crate) struct Sockets {
     local: HashMap<IpAddr, bool>,
     pub states: Vec<SocketState>,
     pub queues: Vec<Queue>,
+    /// What people should know.
+    pub notices: Vec<String>,
 }
 
 /// A multicast group on a device.
@@ -40,7 +42,8 @@ impl Sockets {
         let open = || Ok::<_, std::io::Error>((foreign_namespace(pid)?, foreign_namespace(pid)?));
         let (own, again) = open().of(pid, "opening its network namespace")?;
         let (groups, local) = (None, HashMap::new());
-        Ok(Self { usual: Usual::of(own), namespace: again, groups, local, states: vec![], queues: vec![] })
+        let (states, queues, notices) = (vec![], vec![], vec![]);
+        Ok(Self { usual: Usual::of(own), namespace: again, groups, local, states, queues, notices })
     }
 
     /// Keeps what was found of a socket.
@@ -96,7 +99,7 @@ pub(crate) fn unusual(usual: &Usual, socket: BorrowedFd<'_>) -> std::io::Result<
     Ok(usual.differing(socket, Class { family, kind, protocol }))
 }
 
-/// The options of a socket that are to be told, and what else it has of what every socket may have. Names those with
+/// The options of a socket that are to be sent, and what else it has of what every socket may have. Names those with
 /// which it cannot be moved; `what` is "a UDP socket", say.
 pub(crate) fn look(
     fds: &mut Fds<'_>,
@@ -159,7 +162,7 @@ fn groups(pid: i32) -> Vec<Group> {
     found
 }
 
-/// Lines of a device, `1 lo : 1 V3`, and behind each those of its groups, `010000E0 1 0:00000000 0`: address, members.
+/// Lines of a device, `1 lo : 1 V3`, and after each those of its groups, `010000E0 1 0:00000000 0`: address, members.
 fn groups_v4(text: &str) -> Vec<Group> {
     const ALL_HOSTS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(224, 0, 0, 1));
     let (mut device, mut found) = ((0, ""), Vec::new());
@@ -228,7 +231,7 @@ pub(crate) struct PeekAt<'a> {
 }
 
 impl<'a> PeekAt<'a> {
-    /// `offset` of -1 peeks at the front again and again, 0 goes on behind what was peeked at.
+    /// `offset` of -1 peeks at the front again and again, 0 goes on after what was peeked at.
     pub fn begin(socket: BorrowedFd<'a>, offset: i32) -> std::io::Result<Self> {
         // Sockets of a kind that has no such thing, as TCP's before Linux 6.9.
         let before = getsockopt_int(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF).unwrap_or(-1);

@@ -89,7 +89,7 @@ impl Usual {
 }
 
 impl Unusual {
-    /// What is to be told of them. `connected`: it is a TCP socket that is or was connected.
+    /// What is to be sent of them. `connected`: it is a TCP socket that is or was connected.
     pub fn told(&self, fd: BorrowedFd<'_>, connected: bool) -> Options {
         let class = self.class;
         let mut reading = Reading { fd, connected, class, found: Options::default() };
@@ -166,12 +166,12 @@ impl Reading<'_> {
         self.found.options.iter().any(|option| (option.level, option.name) == (level, name))
     }
 
-    /// Whether an option is told along with others, even where it is as usual.
+    /// Whether an option is sent along with others, even where it is as usual.
     fn goes_with_others(&self, option: &SocketOption) -> bool {
         matches!(option.fate, Fate::Carried(_)) && self.is_told(option, &[], false)
     }
 
-    /// Whether an option is worth telling. (Those that depend on others stand behind them in the table.)
+    /// Whether an option is worth sending. (Those that depend on others stand after them in the table.)
     fn is_told(&self, option: &SocketOption, value: &[u8], differs: bool) -> bool {
         const SNDBUF: i32 = libc::SO_SNDBUF;
         const RCVBUF: i32 = libc::SO_RCVBUF;
@@ -197,7 +197,7 @@ impl Reading<'_> {
         pc_sys::sockopt::getsockopt_int(self.fd, libc::SOL_SOCKET, libc::SO_BUF_LOCK).unwrap_or(0)
     }
 
-    /// Whether a socket with this option numbers what it sends, by a counter that nothing tells.
+    /// Whether a socket with this option numbers what it sends, by a counter that nothing shows.
     fn counts(&self, option: &SocketOption, value: &[u8]) -> bool {
         const SO_TIMESTAMPING_NEW: i32 = 65;
         const SOF_TIMESTAMPING_OPT_ID: u8 = 1 << 7;

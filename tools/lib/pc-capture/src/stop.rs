@@ -14,13 +14,14 @@ use pc_track::{Hashes, Room};
 use crate::beside::Beside;
 use crate::check::Target;
 use crate::controls::{self, Probe};
-use crate::error::{Context, Result};
+use crate::error::{CaptureError, Context, Result};
 use crate::figures::{RoundFigures, StopFigures, micros};
 use crate::frozen::Frozen;
 use crate::inside::{self, Told};
 use crate::memory::Span;
 use crate::openfile::{self, Captured, Descriptor, is_direct_io};
 use crate::pages::{self, Copied, CopyPlan, Patching};
+use crate::procfs::Stat;
 use crate::restart::Waits;
 use crate::rounds::{Changes, Pass, Scan};
 use crate::session::{Session, descriptors};
@@ -45,7 +46,7 @@ struct State {
     keys_lost: Option<String>,
 }
 
-/// What /proc and others tell of a process that stands, which any thread of ours can read.
+/// What /proc and others show of a process that stands, which any thread of ours can read.
 struct Readable {
     descriptors: Vec<Descriptor>,
     /// In the order of the tids.
@@ -73,6 +74,12 @@ impl Session<'_> {
         self.caller.frozen();
         self.figures.freezing_time = micros(began);
         self.figures.stop.freeze = self.figures.freezing_time;
+        let stat = Stat::read(pid).of(pid, "reading its status")?;
+        let program = |stat: &Stat| (stat.start_code, stat.end_code, stat.start_stack);
+        if program(&stat) != program(&self.target.stat) {
+            return Err(CaptureError::Refused { pid, why: "has begun another program meanwhile".to_owned() });
+        }
+        self.target.stat = stat;
         let round = RoundBegin { number, last: true, clocks: machine::clocks(pid)? };
         // Mappings and pages are looked at before any remote call, which has a mapping of its own.
         let (tids, descriptors) = (tracees.tids(), self.target.seen.numbers());

@@ -77,7 +77,7 @@ impl Outside {
     }
 }
 
-/// A thread, with what it has told itself and what was to be read from outside.
+/// A thread, with what it has reported itself and what was to be read from outside.
 pub(crate) fn thread(
     tracees: &Tracees,
     task: TaskId,

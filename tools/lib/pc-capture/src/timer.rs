@@ -1,4 +1,4 @@
-//! POSIX timers: timer_create(2), /proc/PID/timers, and the dates that only /proc/timer_list tells.
+//! POSIX timers: timer_create(2), /proc/PID/timers, and the dates that only /proc/timer_list shows.
 
 use std::fs;
 

@@ -41,7 +41,7 @@ fn wind(fds: &Fds<'_>, d: &Descriptor, found: &mut TimerFd) -> Result<()> {
     let patience = if found.interval == 0 { DUE } else { DUE_AGAIN };
     let began = Instant::now();
     loop {
-        // Before the time is read: we may be kept waiting right behind that.
+        // Before the time is read: we may be kept waiting right after that.
         let late = began.elapsed() > patience;
         (found.value, _) = timerfd_gettime(timer.as_fd()).of(fds.pid, what)?;
         let now = FdInfo::read(fds.pid, d.fd).of(fds.pid, what)?;

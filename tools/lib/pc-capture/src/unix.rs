@@ -5,13 +5,15 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt as _};
 use std::os::unix::fs::MetadataExt;
 
-use nix::sys::socket::{UnixAddr, getpeername, getsockname};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{UnixAddr, getpeername, getsockname, getsockopt};
 use pc_image::{Datagram, OpenFileKind, SocketFile, SocketState, UnixSocket, UnixState};
 use pc_sys::sockopt::{events, getsockopt_int, unix_file};
 
 use crate::error::{Context, Result};
 use crate::inet::readable;
 use crate::openfile::{Descriptor, Fds};
+use crate::procfs::Status;
 use crate::socket;
 use crate::sockopts::Unusual;
 
@@ -37,6 +39,10 @@ pub(crate) fn capture(
             );
             return fds.refuse(d, what);
         }
+        if !fds.stopped {
+            let notice = listens_as_another(fds.pid, d.fd, socket, &name)?;
+            fds.sockets.notices.extend(notice);
+        }
         UnixState::Listen { backlog: BACKLOG }
     } else if getpeername::<UnixAddr>(socket.as_raw_fd()).is_ok() {
         return fds.refuse(d, format!("a connected Unix socket{}, which cannot be moved yet", shown(&name)));
@@ -54,6 +60,25 @@ pub(crate) fn capture(
     let datagrams = if fds.stopped { waiting(fds, d, socket, events, &own)? } else { Vec::new() };
     fds.sockets.tell(more, datagrams);
     Ok(OpenFileKind::Unix(own))
+}
+
+/// A notice, if the ids that clients see (`SO_PEERCRED`), those of whoever has called listen(2), are not those that the
+/// process has now and the copy listens with.
+fn listens_as_another(pid: i32, fd: i32, socket: BorrowedFd<'_>, name: &[u8]) -> Result<Option<String>> {
+    let seen = getsockopt(&socket, PeerCredentials).of(pid, "asking for a socket's credentials")?;
+    let status = Status::read(pid).of(pid, "reading its status")?;
+    let (seen, now) = ((seen.uid(), seen.gid()), (status.uids[1], status.gids[1]));
+    Ok((seen != now).then(|| {
+        format!(
+            "descriptor {fd}, a Unix socket{} that listens, shows clients user {} and group {} (SO_PEERCRED): the copy's shows \
+             its own, {} and {}",
+            shown(name),
+            seen.0,
+            seen.1,
+            now.0,
+            now.1
+        )
+    }))
 }
 
 /// Datagrams that wait in a socket that is not connected: those of senders without a name can be sent again.
@@ -82,7 +107,7 @@ fn waiting(
     Ok(waiting.datagrams)
 }
 
-/// A path, or an abstract name behind a zero byte.
+/// A path, or an abstract name after a zero byte.
 fn name(address: &UnixAddr) -> Vec<u8> {
     if let Some(path) = address.path() {
         return path.as_os_str().as_bytes().to_vec();

@@ -43,7 +43,7 @@ pub fn parse_from<T: Parser>(args: impl IntoIterator<Item = impl Into<OsString> 
         T::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
     });
     parsed.unwrap_or_else(|error| {
-        // Nobody is left to be told if this fails.
+        // Nobody is left to be informed if this fails.
         let _ = error.print();
         exit(if error.use_stderr() { Exit::Usage } else { Exit::Done }.code().into())
     })

@@ -120,7 +120,7 @@ impl Running {
     /// Waits for its end; gives the time since it began.
     ///
     /// # Errors
-    /// It ended with another status than 0, or a signal told us to stop.
+    /// It ended with another status than 0, or a signal asked us to stop.
     pub fn wait(mut self, cancel: &Cancel) -> anyhow::Result<Duration> {
         let Some(mut shell) = self.shell.take() else { bail!("--{}: the shell is gone", self.name) };
         let group = Pid::from_raw(shell.id() as i32);

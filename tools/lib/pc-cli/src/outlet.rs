@@ -3,7 +3,7 @@
 //! A blocking write to a full pipe would sit there with the target frozen, deaf to SIGTERM: a
 //! handler that runs just before the call is missed. So the descriptor must not block; but
 //! O_NONBLOCK belongs to the open file description, which other processes may share. A pipe is
-//! therefore opened anew through /proc, and a socket is told with each call.
+//! therefore opened anew through /proc, and a socket gets MSG_DONTWAIT with each call.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};

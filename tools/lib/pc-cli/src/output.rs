@@ -138,7 +138,7 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if let Place::Beside(temporary) = &self.place {
-            // Nobody is left to be told if this fails.
+            // Nobody is left to be informed if this fails.
             let _ = fs::remove_file(temporary);
         }
     }

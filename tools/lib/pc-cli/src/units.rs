@@ -47,7 +47,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     if bytes < 9e15 { Ok(bytes as u64) } else { Err("the size is out of range".into()) }
 }
 
-/// A number that is finite and not negative, and what stands behind it.
+/// A number that is finite and not negative, and what stands after it.
 fn split(text: &str) -> Result<(f64, &str), String> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());

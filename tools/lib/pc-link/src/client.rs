@@ -20,7 +20,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connects and does one transfer. `ends` are asked for once the other side has welcomed it, so that no command is started in vain.
 ///
 /// # Errors
-/// No connection, no key, refusal, a connection that broke for good; the status of a command that was started is told all the same.
+/// No connection, no key, refusal, a connection that broke for good; the status of a command that was started is reported all the same.
 pub fn send(
     addr: &Addr,
     settings: &Settings,

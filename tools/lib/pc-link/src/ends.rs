@@ -158,7 +158,7 @@ impl Session {
             return;
         }
         state.incoming.stop();
-        // How far it came is told along with it.
+        // How far it came is reported along with it.
         (state.due.ack, state.due.stop) = (true, true);
         state.sink_failed = Some(why.to_owned());
         drop(state);

@@ -1,8 +1,8 @@
 //! How a connection begins.
 //!
 //! The connecting side sends a greeting of 8 bytes: a magic, the version of the link, the cipher (0 none). With a cipher follow the
-//! two messages of a Noise handshake (`NNpsk0`, the greeting as prologue), each behind its length as a big-endian u16;
-//! everything after that travels in Noise messages, each behind its length. The first message of the handshake can be replayed, what
+//! two messages of a Noise handshake (`NNpsk0`, the greeting as prologue), each after its length as a big-endian u16;
+//! everything after that travels in Noise messages, each after its length. The first message of the handshake can be replayed, what
 //! follows cannot: nothing is done for a connection before its first sealed frame was opened.
 
 use std::io::{self, Read as _, Write as _};
@@ -91,7 +91,7 @@ pub(crate) fn welcome(socket: Socket, key: Option<&Key>, limit: Duration) -> Res
         (None, Cipher::None) => ready(socket, None, limit),
         (None, _) => Err(LinkError::Handshake("it uses a key, and there is none here".into())),
         (Some(_), Cipher::None) => {
-            // The peer speaks our language, so it is told; it learns nothing by it.
+            // The peer speaks our language, so it gets an answer; it learns nothing by it.
             let mut conn = ready(socket, None, limit)?;
             let header = Header::new(Kind::Refuse, 0, 0);
             let _ = conn.writer.frame(header, b"a key is needed (--key-file)");

@@ -1,7 +1,7 @@
 //! The ends of a link on this machine: descriptors whose waits can be ended.
 //!
 //! A descriptor that others share is never made non-blocking (that belongs to the open file description): pipes are opened
-//! anew through /proc, sockets are told with each call.
+//! anew through /proc, sockets get MSG_DONTWAIT with each call.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, PipeReader, PipeWriter, Read as _, Write as _};

@@ -67,7 +67,7 @@ impl Listener {
         result.unwrap_or_else(|| Err(LinkError::Cancelled.into()))
     }
 
-    /// Takes transfers, `most` at once, until cancelled; then waits for those under way to end. `ended` is told of each.
+    /// Takes transfers, `most` at once, until cancelled; then waits for those under way to end. `ended` is called for each.
     ///
     /// # Errors
     /// The listening socket failed.

@@ -60,7 +60,7 @@ pub(crate) struct State {
     sink_through: bool,
     pub my_bye: Option<u8>,
     pub their_bye: Option<u8>,
-    /// The other side has heard ours, or cannot be told any more.
+    /// The other side has heard ours, or cannot be informed any more.
     pub bye_heard: bool,
     /// Each connection's generation and socket; empty slots are to be filled by the side that connects.
     pub conns: Vec<Option<(u64, Arc<Socket>)>>,
@@ -432,7 +432,7 @@ impl Session {
         self.wait_until(State::over)
     }
 
-    /// Lets the threads end: in order, the peer closes too; after a failure it is told, if there is a way to.
+    /// Lets the threads end: in order, the peer closes too; after a failure it is informed, if there is a way to.
     fn close(&self) {
         let mut state = self.lock();
         state.finished = true;

@@ -92,7 +92,7 @@ pub struct Figures {
     pub sent: u64,
     /// Bytes of the stream that came in and were written.
     pub received: u64,
-    /// Bytes that went out on the wire, all told.
+    /// Bytes that went out on the wire, all together.
     pub wire_sent: u64,
     /// Connections that broke and were made again.
     pub reconnects: u64,

@@ -3,6 +3,7 @@
 use std::fs;
 
 use pc_image::{Creds, Seccomp};
+use pc_sys::ids::Ids;
 use pc_trace::{Call, Husk};
 
 use crate::error::{Context, RebuildError};
@@ -17,6 +18,12 @@ pub fn of(pid: i32) -> Result<Creds, RebuildError> {
     let status = fs::read(format!("/proc/{pid}/status"));
     let text = status.what("reading the credentials of the new process")?;
     Ok(parse(&String::from_utf8_lossy(&text))) // its name need not be text
+}
+
+/// The effective ids of a process.
+pub fn effective(pid: i32) -> Result<Ids, RebuildError> {
+    let Creds { uids, gids, groups, .. } = of(pid)?;
+    Ok(Ids { user: uids[1], group: gids[1], groups })
 }
 
 fn parse(text: &str) -> Creds {

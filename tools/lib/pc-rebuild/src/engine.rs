@@ -108,7 +108,7 @@ pub fn plan(source: &mut dyn Source) -> Result<u64, RebuildError> {
     Ok(pages)
 }
 
-/// The next item; a read cut short by a signal that tells us to stop is no error of the stream.
+/// The next item; a read cut short by a signal that asks us to stop is no error of the stream.
 fn next(settings: &Settings, source: &mut dyn Source) -> Result<Option<Item>, RebuildError> {
     settings.check_cancel()?;
     let item = source.next();
@@ -243,7 +243,7 @@ impl<'a> Engine<'a> {
         if refused.is_empty() { Ok(()) } else { Err(RebuildError::Unsupported(refused.join("\n"))) }
     }
 
-    /// What may come behind a complete image: signals that arrived meanwhile, and Commit.
+    /// What may come after a complete image: signals that arrived meanwhile, and Commit.
     fn take_late(&mut self, item: Item) -> Result<(), RebuildError> {
         self.judge(&item)?;
         let Item::Record(record) = item else { return Err(too_late()) };
@@ -425,7 +425,7 @@ impl<'a> Engine<'a> {
         Finisher { image: &self.image, settings: self.settings, newborn: &mut newborn }.last()?;
         let (pid, threads) = (newborn.husk.pid(), self.image.threads.len());
         namespace::in_network(&self.settings.join, || {
-            later.listen()?;
+            later.listen(pid)?;
             later.connections.go_on()
         })?;
         let stopped = self.settings.leave_stopped
@@ -443,7 +443,7 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// Has the clocks of a husk that has one thread go on from where they were, as far as the readings tell.
+/// Makes the clocks of a husk that has one thread go on from where they were, as far as the readings tell.
 fn settle_clocks(newborn: &mut Newborn, image: &Image) -> Result<(), RebuildError> {
     if newborn.clocks.is_some() {
         return Ok(());

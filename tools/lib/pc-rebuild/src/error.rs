@@ -18,7 +18,7 @@ pub enum RebuildError {
     /// The source gave up.
     #[error("the source cancelled: {0}")]
     Cancelled(String),
-    /// We were told to stop.
+    /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
     /// Records contradict each other, or name what was never sent.

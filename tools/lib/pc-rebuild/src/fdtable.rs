@@ -43,7 +43,7 @@ pub fn send<'a>(
     Ok(numbers)
 }
 
-/// Has the husk receive one message with `count` descriptors.
+/// Makes the husk receive one message with `count` descriptors.
 fn receive(newborn: &mut Newborn, count: usize) -> Result<Vec<i32>, RebuildError> {
     let (pid, socket) = (newborn.husk.pid(), newborn.husk_socket as u64);
     let husk = &mut newborn.husk;
@@ -140,7 +140,7 @@ fn raise_limit(newborn: &mut Newborn, table: &FdTable) -> Result<(), RebuildErro
     Ok(())
 }
 
-/// Moves the husk's socket behind the numbers under which `count` descriptors will come.
+/// Moves the husk's socket after the numbers under which `count` descriptors will come.
 fn clear_the_way(newborn: &mut Newborn, count: usize) -> Result<(), RebuildError> {
     if count <= newborn.husk_socket as usize {
         return Ok(());

@@ -21,7 +21,7 @@ pub struct Fillable {
 }
 
 impl Fillable {
-    /// Has the husk make what it takes. Without the right to it (userfaultfd(2)), nothing is fillable, and pages are
+    /// Makes the husk do what it takes. Without the right to it (userfaultfd(2)), nothing is fillable, and pages are
     /// populated and written.
     pub fn begin(newborn: &mut Newborn) -> Result<Self, RebuildError> {
         let everywhere = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");

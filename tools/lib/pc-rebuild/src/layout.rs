@@ -3,9 +3,9 @@
 use std::fs;
 use std::io;
 
-/// First address behind user space, as mmap(2) gives it without a hint above 47 bits.
+/// First address after user space, as mmap(2) gives it without a hint above 47 bits.
 pub const TASK_SIZE: u64 = 0x7fff_ffff_f000;
-/// Nothing of ours goes below: programs without position independence lie there, with their heap behind.
+/// Nothing of ours goes below: programs without position independence lie there, with their heap after them.
 const LOWEST: u64 = 0x1_0000_0000;
 
 /// Ranges `(start, end)`.

@@ -251,7 +251,7 @@ impl Segments {
     }
 }
 
-/// Has the husk make large runs present before they are written, which is cheaper than a fault for each page.
+/// Makes the husk bring large runs into memory before they are written, which is cheaper than a fault for each page.
 fn populate(
     newborn: &mut Newborn,
     image: &Image,

@@ -92,7 +92,7 @@ fn pkey_free(key: u8) -> Call {
     Call::new(libc::SYS_pkey_free, [u64::from(key)])
 }
 
-/// Memory policies and the LDT; then the seals, behind which no mapping can be changed. Once everything is mapped and
+/// Memory policies and the LDT; then the seals, after which no mapping can be changed. Once everything is mapped and
 /// filled, and the threads are there.
 pub fn settle(husk: &mut Husk, image: &Image, tids: &Tids) -> Result<(), RebuildError> {
     let Some(settings) = &image.mm_settings else { return Ok(()) };
@@ -179,7 +179,7 @@ fn policies(husk: &mut Husk, settings: &MmSettings, tids: &Tids) -> Result<(), R
     Ok(())
 }
 
-/// A mask of nodes in the husk's memory, and the count that the kernel is to be told (one more than there are bits).
+/// A mask of nodes in the husk's memory, and the count that the kernel is to get (one more than there are bits).
 fn nodes(husk: &mut Husk, policy: &MemPolicy) -> Result<(u64, u64), RebuildError> {
     if policy.nodes.is_empty() {
         return Ok((0, 0));

@@ -34,7 +34,7 @@ pub struct Newborn {
     pub husk_socket: i32,
     /// The init of its pid namespace.
     pub init: Option<Init>,
-    /// The scratch area's range, and behind it the parking place of the vDSO.
+    /// The scratch area's range, and after it the parking place of the vDSO.
     pub reserved: (u64, u64),
     /// Where its vDSO lies.
     pub vdso: (u64, u64),
@@ -293,7 +293,7 @@ impl Newborn {
         Ok(())
     }
 
-    /// Parks the vDSO and its data behind the scratch area and unmaps all else.
+    /// Parks the vDSO and its data after the scratch area and unmaps all else.
     fn empty(&mut self, kernel: &KernelMaps) -> Result<(), RebuildError> {
         let (base, end) = self.reserved;
         let parked = kernel.moved_to(base + SCRATCH);

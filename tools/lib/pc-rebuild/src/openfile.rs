@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use pc_image::{FdTable, Inet, OpenFile, OpenFileId, OpenFileKind, SockOpt, SocketState};
+use pc_sys::ids;
 use pc_trace::Call;
 use socket2::Socket;
 
+use crate::creds;
 use crate::early::Early;
 use crate::error::{Context, RebuildError};
 use crate::fdtable::{Built, words};
@@ -58,10 +60,15 @@ impl AtRelease {
         Ok(time)
     }
 
-    /// Sockets begin to listen.
-    pub fn listen(&mut self) -> Result<(), RebuildError> {
-        for Listening { socket, backlog, .. } in &self.listen {
-            socket.listen(i32::try_from(*backlog).unwrap_or(i32::MAX)).what("listening")?;
+    /// Sockets begin to listen, with the ids of process `pid`: clients of Unix sockets see them (`SO_PEERCRED`).
+    pub fn listen(&mut self, pid: i32) -> Result<(), RebuildError> {
+        let all = || {
+            let listen = |it: &Listening| it.socket.listen(i32::try_from(it.backlog).unwrap_or(i32::MAX));
+            self.listen.iter().try_for_each(listen)
+        };
+        if !self.listen.is_empty() {
+            let (own, ids) = (creds::effective(std::process::id() as i32)?, creds::effective(pid)?);
+            if own == ids { all() } else { ids::with(&ids, all) }.what("listening")?;
         }
         // When all of them do, as some may share a port.
         for Listening { socket, own, .. } in self.listen.drain(..) {

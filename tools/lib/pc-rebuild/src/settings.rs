@@ -32,7 +32,7 @@ impl Attach {
 /// Takes lines for people.
 pub type Notices<'a> = &'a mut dyn FnMut(&str);
 
-/// How far a restore has come, told to a caller that hands it on to the source.
+/// How far a restore has come, reported to a caller that hands it on to the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// What the skeleton needs is there: the source may stop the process.
@@ -118,7 +118,7 @@ impl fmt::Debug for OnReady {
 }
 
 impl Settings {
-    /// Fails if we were told to stop.
+    /// Fails if the caller asked to stop.
     pub(crate) fn check_cancel(&self) -> Result<(), RebuildError> {
         match &self.cancel {
             Some(flag) if flag.load(Ordering::Relaxed) => Err(RebuildError::Interrupted),

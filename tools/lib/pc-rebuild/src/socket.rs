@@ -34,7 +34,7 @@ pub fn set_option(socket: &impl AsFd, option: &SockOpt) -> Result<(), RebuildErr
         _ => None,
     };
     if let (Some(force), Ok(size)) = (force, <[u8; 4]>::try_from(value.as_slice())) {
-        // The kernel doubles a buffer's size that it is asked for, and tells the doubled one (socket(7)).
+        // The kernel doubles a buffer's size that it is asked for, and reports the doubled one (socket(7)).
         let half = (i32::from_ne_bytes(size) / 2).to_ne_bytes();
         return setsockopt(socket.as_fd(), *level, force, &half)
             .or_else(|_| setsockopt(socket.as_fd(), *level, *name, &half))

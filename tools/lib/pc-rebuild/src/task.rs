@@ -98,7 +98,7 @@ fn login_of(pid: i32) -> Option<u32> {
     fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?.trim().parse().ok()
 }
 
-/// Values of /proc that are told beside the task.
+/// Values of /proc that have a record beside the task's.
 fn values(pid: i32, image: &Image, own_session: bool, notices: Notices<'_>) -> Result<(), RebuildError> {
     let (nice, login) = image.values.as_ref().map_or((0, u32::MAX), |v| (v.autogroup_nice, v.loginuid));
     if let Some(now) = login_of(pid).filter(|now| *now != login) {

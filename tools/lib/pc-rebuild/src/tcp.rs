@@ -25,7 +25,7 @@ use crate::inet::new;
 use crate::settings::{self, Settings};
 use crate::socket::set_option;
 
-/// How long the addresses may come behind the process.
+/// How long the addresses may come after the process.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long the kernel may take to deliver a segment to this very machine.
 const DELIVERY: Duration = Duration::from_secs(1);
@@ -222,7 +222,7 @@ impl Connection {
     }
 
     /// The buffers have the sizes that they had, and the kernel may change them again; those that the process has chosen
-    /// are set behind this.
+    /// are set after this.
     fn settle_buffers(&self) -> std::io::Result<()> {
         let fd = self.socket.as_fd();
         if getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_SNDBUF)? > self.send_buffer {

@@ -21,8 +21,8 @@ const THREAD_FLAGS: i32 = libc::CLONE_VM
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM;
 
-/// Has the husk have the threads with these ids beside its main one (`pid`), and no others. They are made long before the
-/// stop and wait there; what each of them is, is told only then.
+/// Gives the husk the threads with these ids beside its main one (`pid`), and no others. They are made long before the
+/// stop and wait there; what each of them is, they learn only then.
 pub fn follow(husk: &mut Husk, pid: u32, wanted: &[u32]) -> Result<Tids, RebuildError> {
     let mut tids = of(husk)?;
     let gone: Vec<u32> = tids.keys().copied().filter(|tid| *tid != pid && !wanted.contains(tid)).collect();

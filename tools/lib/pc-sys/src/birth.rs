@@ -183,7 +183,7 @@ fn serve(child: i32) -> ! {
     }
 }
 
-/// Has a child do what nobody waits for, while the caller goes on and may end. The child holds none of the standard
+/// Lets a child do what nobody waits for, while the caller goes on and may end. The child holds none of the standard
 /// streams, no terminal's signals reach it, it runs when no other process wants its CPU (`SCHED_IDLE`), and it ends with its work.
 pub fn leave_behind(work: impl FnOnce()) -> io::Result<()> {
     let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
@@ -202,7 +202,7 @@ pub fn leave_behind(work: impl FnOnce()) -> io::Result<()> {
         libc::setsid();
         libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param);
     }
-    // What panics in it has been told by nobody, as nobody waits for it.
+    // Nobody reports what panics in it, as nobody waits for it.
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     // SAFETY: ends the process without running what belongs to its parent.
     unsafe { libc::_exit(0) }

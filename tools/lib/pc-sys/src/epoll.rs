@@ -16,7 +16,7 @@ const _: () = assert!(size_of::<EpollParams>() == 8);
 /// `_IOR(0x8A, 0x02, struct epoll_params)`.
 const EPIOCGPARAMS: libc::c_ulong = 0x8008_8a02;
 
-/// Whether an instance was told to poll busily; no before Linux 6.9, which has no such parameters.
+/// Whether an instance was set to poll busily; no before Linux 6.9, which has no such parameters.
 pub fn has_params(epoll: BorrowedFd<'_>) -> bool {
     let mut params = EpollParams::default();
     // SAFETY: EPIOCGPARAMS writes an `epoll_params` to its argument.

@@ -1,4 +1,4 @@
-//! sock_diag(7): what the kernel tells of TCP sockets beside their options.
+//! sock_diag(7): what the kernel reports of TCP sockets beside their options.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,7 +11,7 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// Asks for what a diagnosing program gets: `1 << (INET_DIAG_INFO - 1)`. Keys come with it.
 const WITH_INFO: u8 = 2;
 const INET_DIAG_MD5SIG: u16 = 18;
-/// Sockets that are only bound (Linux 6.8), of which the kernel tells no keys.
+/// Sockets that are only bound (Linux 6.8), of which the kernel reports no keys.
 const TCPF_BOUND_INACTIVE: u32 = 1 << 13;
 /// Bytes of `struct inet_diag_msg`, and where the cookie of its socket stands.
 const MESSAGE: usize = 72;
@@ -28,7 +28,7 @@ pub fn has_md5_keys(socket: BorrowedFd<'_>, family: u8, port: u16) -> io::Result
     Ok(of_it.map(|message| has_attribute(message.get(MESSAGE..).unwrap_or_default(), INET_DIAG_MD5SIG)))
 }
 
-/// `struct inet_diag_req_v2`: TCP sockets with this local port, in any state in which they are told of.
+/// `struct inet_diag_req_v2`: TCP sockets with this local port, in any state that is reported.
 fn request(family: u8, port: u16) -> Vec<u8> {
     let mut request = vec![family, libc::IPPROTO_TCP as u8, WITH_INFO, 0];
     request.extend((!TCPF_BOUND_INACTIVE).to_ne_bytes());

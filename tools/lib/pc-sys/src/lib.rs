@@ -10,6 +10,7 @@ pub mod cpu;
 pub mod datagram;
 pub mod epoll;
 pub mod fcntl;
+pub mod ids;
 pub mod inet_diag;
 pub mod kcmp;
 pub mod mem;

@@ -29,7 +29,7 @@ pub fn read_remote(pid: i32, addr: u64, buf: &mut [u8]) -> io::Result<()> {
     if got == want { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EFAULT)) }
 }
 
-/// Reads several ranges into one buffer, one behind the other; at most [`IOV_MAX`] ranges.
+/// Reads several ranges into one buffer, one after the other; at most [`IOV_MAX`] ranges.
 /// Gives the number of bytes read, which is short where a page of a range cannot be read.
 pub fn read_remote_ranges(pid: i32, ranges: &[RemoteRange], buf: &mut [u8]) -> io::Result<usize> {
     let total: usize = ranges.iter().map(|r| r.len).sum();
@@ -51,7 +51,7 @@ pub fn write_remote(pid: i32, addr: u64, buf: &[u8]) -> io::Result<()> {
     if got == want { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EFAULT)) }
 }
 
-/// Writes one buffer into several ranges, one behind the other; at most [`IOV_MAX`] ranges.
+/// Writes one buffer into several ranges, one after the other; at most [`IOV_MAX`] ranges.
 /// Gives the number of bytes written, which is short where a page of a range cannot be written.
 pub fn write_remote_ranges(pid: i32, ranges: &[RemoteRange], buf: &[u8]) -> io::Result<usize> {
     let total: usize = ranges.iter().map(|r| r.len).sum();

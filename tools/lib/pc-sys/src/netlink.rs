@@ -50,7 +50,7 @@ impl Batch {
     }
 }
 
-/// Attributes of a message, one behind the other.
+/// Attributes of a message, one after the other.
 #[derive(Debug)]
 pub struct Attributes<'a>(&'a mut Vec<u8>);
 

@@ -63,7 +63,7 @@ struct Table {
     listeners: BTreeSet<SocketAddr>,
 }
 
-/// The sets: name, the type of the keys for nft(8) to show them (types of 6 bits one behind the other), and their length.
+/// The sets: name, the type of the keys for nft(8) to show them (types of 6 bits one after the other), and their length.
 const SETS: [(&str, u32, u32); 5] = [
     ("connections4", ADDRESS4 << 18 | PORT << 12 | ADDRESS4 << 6 | PORT, 16),
     ("connections6", ADDRESS6 << 18 | PORT << 12 | ADDRESS6 << 6 | PORT, 40),

@@ -8,7 +8,7 @@ use crate::check;
 use crate::sockopt::sockaddr;
 
 /// Sends a packet to a socket of this machine: it goes over the loopback device, wherever the sender is. Both addresses
-/// are of one family. `body` gives the `len` bytes behind the IP header, with a checksum that begins with what it is given.
+/// are of one family. `body` gives the `len` bytes after the IP header, with a checksum that begins with what it is given.
 pub(crate) fn deliver(
     from: SocketAddr,
     to: SocketAddr,

@@ -51,7 +51,7 @@ bitflags::bitflags! {
 pub struct PageRegion {
     /// First address.
     pub start: u64,
-    /// Address behind the last.
+    /// Address after the last.
     pub end: u64,
     /// [`PageIs`] bits, of those asked for.
     pub categories: u64,
@@ -91,7 +91,7 @@ pub struct Query {
     pub all: PageIs,
     /// At least one of these.
     pub any: PageIs,
-    /// Which categories the answer tells.
+    /// Which categories the answer reports.
     pub report: PageIs,
     /// Flags.
     pub flags: ScanFlags,
@@ -269,9 +269,9 @@ impl Pagemap {
     }
 }
 
-/// Puts regions in order: the kernel gives them apart where a batch ended between them, and tells some pages twice (when
-/// it has to begin a page table anew, and behind a batch that was full). Such a page has all categories that were told of
-/// it: that it was written may have been told the first time only, as telling it can clear it.
+/// Puts regions in order: the kernel gives them apart where a batch ended between them, and reports some pages twice (when
+/// it has to begin a page table anew, and after a batch that was full). Such a page has all categories that were reported of
+/// it: that it was written may have been reported the first time only, as the report can clear it.
 fn merge(regions: &mut Vec<PageRegion>) {
     let overlaps = regions.windows(2).any(|pair| pair[1].start < pair[0].end);
     if overlaps {
@@ -309,7 +309,7 @@ fn flatten(regions: &[PageRegion]) -> Vec<PageRegion> {
 mod tests {
     use super::*;
 
-    /// Touches pages of a new mapping and gives the regions that a scan tells, in pages.
+    /// Touches pages of a new mapping and gives the regions that a scan reports, in pages.
     fn scanned(pages: usize, touched: impl Iterator<Item = usize>) -> Vec<(u64, u64)> {
         let len = pages * 4096;
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.

@@ -13,7 +13,7 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Duplicates descriptor `fd` of the process behind `pidfd` into this one, close-on-exec.
+/// Duplicates descriptor `fd` of the process of `pidfd` into this one, close-on-exec.
 /// The two share the open file description.
 pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: i32) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_getfd takes three integers and touches no memory.
@@ -22,7 +22,7 @@ pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(got as i32) })
 }
 
-/// Sends `signal` to the process behind `pidfd`; never reaches another process that took the pid.
+/// Sends `signal` to the process of `pidfd`; never reaches another process that took the pid.
 pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: a null siginfo is allowed and makes the call like kill(2).
     let ret = unsafe {

@@ -1,4 +1,4 @@
-//! What prctl(2) tells of another thread or of ourselves.
+//! What prctl(2) reports of another thread or of ourselves.
 
 use std::io;
 

@@ -24,7 +24,7 @@ bitflags::bitflags! {
     /// `PTRACE_O_*`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct Options: i32 {
-        /// System-call stops are told from signals by bit 7.
+        /// Bit 7 tells system-call stops from signals.
         const TRACESYSGOOD = 1;
         /// New threads are traced from their birth.
         const TRACECLONE = 1 << 3;
@@ -50,7 +50,7 @@ pub fn set_options(tid: i32, options: Options) -> io::Result<()> {
     request(libc::PTRACE_SETOPTIONS, tid, 0, options.bits() as usize).map(drop)
 }
 
-/// Asks a seized thread to stop; [`wait`] then tells [`Stop::Event`].
+/// Asks a seized thread to stop; [`wait`] then gives [`Stop::Event`].
 pub fn interrupt(tid: i32) -> io::Result<()> {
     request(libc::PTRACE_INTERRUPT, tid, 0, 0).map(drop)
 }
@@ -165,14 +165,14 @@ pub fn dispatches_syscalls(tid: i32) -> io::Result<bool> {
     Ok(config[0] != 0)
 }
 
-/// Whether a stopped thread may use I/O ports by ioperm(2). (What iopl(2) allows, nothing tells.)
+/// Whether a stopped thread may use I/O ports by ioperm(2). (What iopl(2) allows, nothing shows.)
 pub fn has_io_ports(tid: i32) -> bool {
     let mut buf = vec![0u8; 8192];
     let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
     request(libc::PTRACE_GETREGSET, tid, NT_386_IOPERM, std::ptr::from_mut(&mut iov) as usize).is_ok()
 }
 
-/// The classic BPF program of the seccomp filter number `index` (0 = the newest), 8 bytes an instruction; `None` behind
+/// The classic BPF program of the seccomp filter number `index` (0 = the newest), 8 bytes an instruction; `None` after
 /// the last. Needs `CAP_SYS_ADMIN`.
 pub fn seccomp_get_filter(tid: i32, index: usize) -> io::Result<Option<Vec<u8>>> {
     let count = match request(PTRACE_SECCOMP_GET_FILTER, tid, index, 0) {

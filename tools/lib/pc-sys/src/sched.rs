@@ -45,7 +45,7 @@ pub fn sched_getattr(tid: i32) -> io::Result<SchedAttr> {
 /// CPU affinity as a mask: bit N of byte N/8 for CPU N.
 pub fn sched_getaffinity(tid: i32) -> io::Result<Vec<u8>> {
     let mut mask = vec![0u8; 1024];
-    // SAFETY: the kernel writes at most `mask.len()` bytes, and tells how many.
+    // SAFETY: the kernel writes at most `mask.len()` bytes, and returns how many.
     let n = check(unsafe { libc::syscall(libc::SYS_sched_getaffinity, tid, mask.len(), mask.as_mut_ptr()) })?;
     mask.truncate(n as usize);
     Ok(mask)

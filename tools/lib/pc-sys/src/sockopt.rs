@@ -23,7 +23,7 @@ pub fn getsockopt_into(fd: BorrowedFd<'_>, level: i32, name: i32, room: &mut [u8
         return Err(io::Error::from(io::ErrorKind::InvalidInput)); // see `filter`
     }
     let mut len = room.len() as libc::socklen_t;
-    // SAFETY: the kernel reads and writes at most `len` bytes of `room` and tells how many; the one option whose length is
+    // SAFETY: the kernel reads and writes at most `len` bytes of `room` and returns how many; the one option whose length is
     // not in bytes is not asked for.
     let ret = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, room.as_mut_ptr().cast(), &mut len) };
     check(ret.into())?;
@@ -50,7 +50,7 @@ const _: () = assert!(size_of::<FilterStep>() == 8);
 pub fn filter(fd: BorrowedFd<'_>) -> io::Result<Vec<FilterStep>> {
     let mut len: libc::socklen_t = 0;
     let (fd, null) = (fd.as_raw_fd(), std::ptr::null_mut());
-    // SAFETY: with a length of 0 the kernel only tells how many steps there are (net/core/filter.c, sk_get_filter).
+    // SAFETY: with a length of 0 the kernel only returns how many steps there are (net/core/filter.c, sk_get_filter).
     let told = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, SO_GET_FILTER, null, &mut len) };
     check(told.into())?;
     let mut steps = vec![FilterStep::default(); len as usize];
@@ -75,7 +75,7 @@ pub fn attach_filter(fd: BorrowedFd<'_>, steps: &[FilterStep]) -> io::Result<()>
         .map(drop)
 }
 
-/// What poll(2) tells of a socket at once: `POLLIN`, `POLLRDHUP`, `POLLHUP`, `POLLERR`.
+/// What poll(2) reports of a socket at once: `POLLIN`, `POLLRDHUP`, `POLLHUP`, `POLLERR`.
 pub fn events(fd: BorrowedFd<'_>) -> io::Result<i16> {
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN | libc::POLLRDHUP, revents: 0 };
     // SAFETY: the kernel writes to one `pollfd`, and does not wait.
@@ -126,7 +126,7 @@ pub fn sending(fd: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(value as u32)
 }
 
-/// Whether a bound datagram socket was shut down for writing (shutdown(2)), which nothing tells but sending: a datagram
+/// Whether a bound datagram socket was shut down for writing (shutdown(2)), which nothing shows but sending: a datagram
 /// is sent to `to` whose bytes cannot be read (`EFAULT`), so that none goes out. Takes a pending error away.
 pub fn is_write_shut(fd: BorrowedFd<'_>, to: &SocketAddr) -> bool {
     let to = sockaddr(to);

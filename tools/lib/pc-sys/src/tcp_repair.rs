@@ -42,15 +42,15 @@ pub enum Queue {
 /// Windows: `struct tcp_repair_window`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Window {
-    /// Sequence number of the segment that told the peer's window.
+    /// Sequence number of the segment that announced the peer's window.
     pub snd_wl1: u32,
     /// The peer's window, in bytes.
     pub snd_wnd: u32,
-    /// The largest that it ever told.
+    /// The largest that it ever announced.
     pub max_window: u32,
     /// Our window.
     pub rcv_wnd: u32,
-    /// What was to be received next when we last told it.
+    /// What was to be received next when we last announced it.
     pub rcv_wup: u32,
 }
 
@@ -61,9 +61,9 @@ pub enum Agreed {
     Mss(u32),
     /// Shifts of the windows: the peer's, and ours.
     Scale {
-        /// Of what the peer tells.
+        /// Of what the peer announces.
         send: u8,
-        /// Of what we tell.
+        /// Of what we announce.
         receive: u8,
     },
     /// Selective acknowledgements.
@@ -92,7 +92,7 @@ pub fn choose(fd: BorrowedFd<'_>, queue: Queue) -> io::Result<()> {
     setsockopt(fd, TCP, TCP_REPAIR_QUEUE, &(queue as i32).to_ne_bytes())
 }
 
-/// The number of the byte behind the end of the chosen queue.
+/// The number of the byte after the end of the chosen queue.
 pub fn sequence(fd: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(getsockopt_int(fd, TCP, TCP_QUEUE_SEQ)? as u32)
 }

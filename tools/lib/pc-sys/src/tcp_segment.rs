@@ -16,7 +16,7 @@ pub struct Segment {
     pub sequence: u32,
     /// What it acknowledges.
     pub acknowledged: u32,
-    /// The window that it tells, already shifted.
+    /// The window that it announces, already shifted.
     pub window: u16,
     /// It is the sender's last.
     pub fin: bool,

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Time left until the next expiration and the interval behind it, in nanoseconds; 0 left if it is not armed. Asking
+/// Time left until the next expiration and the interval after it, in nanoseconds; 0 left if it is not armed. Asking
 /// winds up an interval timer whose expiration nobody has read (`do_timerfd_gettime`, fs/timerfd.c).
 pub fn timerfd_gettime(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -33,7 +33,7 @@ pub(crate) const CODE: [u8; CODE_LEN] = [
 pub(crate) const CODE_LEN: usize = 70;
 /// Offset of the code that takes up the old context.
 pub(crate) const SIGNALLED: u64 = CODE_LEN as u64 - 7;
-/// Offset behind the call of rt_sigreturn.
+/// Offset after the call of rt_sigreturn.
 pub(crate) const CODE_END: u64 = CODE_LEN as u64;
 /// Stack left free below a frame, for a handler that runs before the signal mask is set.
 pub(crate) const STACK_ROOM: u64 = 4096;

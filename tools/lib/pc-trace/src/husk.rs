@@ -282,7 +282,7 @@ impl Husk {
         Ok((result != RESTART_BLOCK).then_some(result))
     }
 
-    /// From the entry of a call to a stop behind it, inside the kernel's signal handling: no instruction is run in between.
+    /// From the entry of a call to a stop after it, inside the kernel's signal handling: no instruction is run in between.
     fn stop_behind_call(&self, tid: Tid) -> Result<(), TraceError> {
         loop {
             ptrace::interrupt(tid).kernel("interrupting", tid)?;
@@ -309,7 +309,7 @@ impl Husk {
         Ok(())
     }
 
-    /// Sets the extended state now. A state that was cut behind its last component in use is filled up.
+    /// Sets the extended state now. A state that was cut after its last component in use is filled up.
     pub fn set_xstate(&mut self, tid: Tid, xstate: &[u8]) -> Result<(), TraceError> {
         self.index(tid)?;
         let mut whole = ptrace::getxstate(tid).kernel("reading the extended state", tid)?;

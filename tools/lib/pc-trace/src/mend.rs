@@ -46,7 +46,7 @@ const EINTR_BY_STOP: [i64; 17] = [
 const EINTR_BY_STOP_INT_80: [i64; 19] =
     [3, 102, 117, 177, 247, 256, 319, 337, 364, 369, 370, 371, 372, 400, 402, 417, 420, 421, 441];
 
-/// Whether these registers are behind a call that was made by `int 0x80`.
+/// Whether these registers are after a call that was made by `int 0x80`.
 pub fn is_int_80(pid: i32, regs: &Regs) -> bool {
     let mut code = [0; 2];
     let in_call = regs.orig_rax as i64 >= 0;

@@ -58,7 +58,7 @@ struct Slots {
 }
 
 impl<'a> Remote<'a> {
-    /// So many bytes at the low end of the main stack's mapping are in use during remote calls, and are put back behind
+    /// So many bytes at the low end of the main stack's mapping are in use during remote calls, and are put back after
     /// them: whoever reads them meanwhile does not read the target's own.
     pub const STACK_BYTES: u64 = STACK_BYTES;
 
@@ -161,7 +161,7 @@ impl<'a> Remote<'a> {
         Ok(results)
     }
 
-    /// Has the leader make a call that gives a descriptor, and close it again when `take` has looked at it. The target closes it
+    /// Makes the leader make a call that gives a descriptor, and close it again when `take` has looked at it. The target closes it
     /// by itself if we are killed meanwhile, so that none is left there: all three calls are one batch, in which the second
     /// copies the result of the first to where the third takes its argument from.
     pub fn with_descriptor<T>(&mut self, call: Call, take: impl FnOnce(i32) -> T) -> Result<T, TraceError> {

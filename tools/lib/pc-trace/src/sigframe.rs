@@ -61,7 +61,7 @@ pub(crate) fn build(addr: u64, regs: &Regs, mask: u64, xstate: &[u8]) -> Vec<u8>
     frame
 }
 
-/// The state as the kernel lays it in signal frames: with `struct _fpx_sw_bytes` and the second magic behind it.
+/// The state as the kernel lays it in signal frames: with `struct _fpx_sw_bytes` and the second magic after it.
 fn float_state(xstate: &[u8]) -> Vec<u8> {
     let len = xstate::used_len(xstate);
     let mut fp = xstate[..len].to_vec();

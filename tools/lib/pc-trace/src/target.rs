@@ -1,4 +1,4 @@
-//! What /proc tells of a process that is to be held.
+//! What /proc shows of a process that is to be held.
 
 use std::fs;
 use std::io;

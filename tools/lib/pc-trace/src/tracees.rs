@@ -242,7 +242,7 @@ impl Tracees {
         ptrace::get_rseq_configuration(self.held(tid)?.tid).kernel("reading the rseq registration", tid)
     }
 
-    /// A thread's seccomp filter by index (0 = the newest) with its flags; `None` behind the last.
+    /// A thread's seccomp filter by index (0 = the newest) with its flags; `None` after the last.
     pub fn seccomp_filter(&self, tid: Tid, index: usize) -> Result<Option<SeccompFilter>, TraceError> {
         let tid = self.held(tid)?.tid;
         let Some(insns) = ptrace::seccomp_get_filter(tid, index).kernel("reading a seccomp filter", tid)?

@@ -107,7 +107,7 @@ fn descriptors(pid: i32) -> Vec<String> {
     all
 }
 
-/// Has it make a descriptor, and is killed while that is open.
+/// Makes it open a descriptor, and is killed while that is open.
 fn die_with_a_descriptor(pid: i32) -> ! {
     let mut tracees = Tracees::seize(pid, &SeizeOptions::default()).expect("it is stopped");
     let mut remote = tracees.remote(4096).expect("it can be asked");

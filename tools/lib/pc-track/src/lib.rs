@@ -31,7 +31,7 @@ pub type Range = (u64, u64);
 pub struct Run {
     /// First address.
     pub start: u64,
-    /// Address behind the last.
+    /// Address after the last.
     pub end: u64,
     /// Written since it was last cleared.
     pub written: bool,
@@ -118,7 +118,7 @@ pub trait Tracker: std::fmt::Debug {
         Ok(())
     }
 
-    /// To be called behind the scans with `clear` of a round, where the method can clear only everything at once. The
+    /// To be called after the scans with `clear` of a round, where the method can clear only everything at once. The
     /// target must stand from the first of these scans until then if [`Tracker::needs_pause`].
     fn clear_all(&mut self) -> Result<(), TrackError>;
 

@@ -25,7 +25,7 @@ pub struct Uffd {
 }
 
 impl Uffd {
-    /// Has the target make a userfaultfd, takes it over and closes the target's copy.
+    /// Makes the target create a userfaultfd, takes it over and closes the target's copy.
     pub fn begin(remote: &mut Remote<'_>) -> Result<Self, TrackError> {
         let pid = remote.tracees().pid();
         let pidfd = pidfd::pidfd_open(pid).map_err(kernel("taking the userfaultfd"))?;
@@ -191,7 +191,7 @@ fn parts(mappings: &[(Range, What)], most: u64) -> Vec<Range> {
     let count = (total / PART).min(most).clamp(1, MOST_PARTS);
     let (mut borders, mut before) = (vec![*first], 0);
     for ((start, end), _) in mappings {
-        // The next part begins behind so much of the mappings.
+        // The next part begins after so much of the mappings.
         let next = |borders: &[u64]| total / count * borders.len() as u64;
         while (borders.len() as u64) < count && next(&borders) < before + (end - start) {
             let border = (start + next(&borders) - before) / TABLE * TABLE;

@@ -104,8 +104,8 @@ pub fn copy(
     copy_from(plan, Origin::Process(mem), spans, hashes, sink)
 }
 
-/// The same from a file, in which addresses are offsets. Behind `len` it reads as zero, whatever is there by now: a
-/// destination that was told this length keeps no more.
+/// The same from a file, in which addresses are offsets. After `len` it reads as zero, whatever is there by now: a
+/// destination that knows this length keeps no more.
 pub(crate) fn copy_file(
     plan: CopyPlan<'_>,
     (file, len): (&File, u64),

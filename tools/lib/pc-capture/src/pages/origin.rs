@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use pc_sys::mem::{ProcMem, RemoteRange, read_remote_ranges};
 
-/// A process, or a file in which addresses are offsets, as far as a length; behind that, and behind its end, it reads as zero.
+/// A process, or a file in which addresses are offsets, as far as a length; after that, and after its end, it reads as zero.
 #[derive(Debug)]
 pub enum Origin<'a> {
     Process(ProcMem),

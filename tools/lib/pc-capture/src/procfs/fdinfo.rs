@@ -34,14 +34,14 @@ pub struct WatchInfo {
     pub inode: u64,
 }
 
-/// What the file tells, whatever the descriptor's kind.
+/// What the file shows, whatever the descriptor's kind.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FdInfo {
     /// Offset in bytes.
     pub pos: u64,
     /// Access mode and status flags, `O_CLOEXEC` among them.
     pub flags: u32,
-    /// Number of the mount, if it is told.
+    /// Number of the mount, if the kernel gives it.
     pub mount: Option<u64>,
     /// Lines about locks and leases.
     pub locks: Vec<String>,
@@ -92,7 +92,7 @@ impl FdInfo {
         self.timer.get_or_insert_default()
     }
 
-    /// Where the link of the descriptor points, for kinds that tell it here.
+    /// Where the link of the descriptor points, for kinds that show it here.
     pub fn anonymous(&self) -> Option<&'static str> {
         let told = [
             (self.event.is_some(), "anon_inode:[eventfd]"),

@@ -5,7 +5,7 @@
 pub struct Area {
     /// First address.
     pub start: u64,
-    /// Address behind the last.
+    /// Address after the last.
     pub end: u64,
     /// Readable, writable, executable: bits 1, 2 and 4 as in mmap(2).
     pub prot: u8,
@@ -33,7 +33,7 @@ impl Area {
     }
 }
 
-/// What only smaps tells of a mapping.
+/// What only smaps shows of a mapping.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Smaps {
     /// The two-letter words of `VmFlags`.

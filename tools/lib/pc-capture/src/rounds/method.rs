@@ -10,7 +10,7 @@ use crate::settings::{Caller, Track};
 /// Room for the one remote call that tracking needs.
 const REMOTE_ROOM: usize = 4096;
 
-/// Has the process, which must stand still for it, do what the method takes. None: hashing, which takes nothing.
+/// Makes the process, which must stand still for it, do what the method takes. None: hashing, which takes nothing.
 pub(crate) fn choose(
     tracees: &mut Tracees,
     track: Track,

@@ -76,7 +76,7 @@ impl Session<'_> {
         for number in 0..settings.most {
             let mut figures = self.round(number)?;
             self.let_it_leave(number)?;
-            // What smaps tells of mappings that were replaced or advised meanwhile is not to be asked at the stop.
+            // What smaps shows of mappings that were replaced or advised meanwhile is not to be asked at the stop.
             self.target.known = read_known(self.target.pid)?;
             let left = self.left()?;
             let foretold = self.foretell(left.to_send)?;
@@ -132,7 +132,7 @@ impl Session<'_> {
         let clocks = machine::clocks(pid)?;
         let pause = self.pause_if_needed()?;
         let vmas = self.tracked_mappings()?;
-        // Before and behind: what is in flight while pages are cleared was opened before or is open still.
+        // Before and after: what is in flight while pages are cleared was opened before or is open still.
         let direct = uses_direct_io(pid)?;
         let mut changes = self.changes(&vmas, Pass::Round)?;
         if (direct || uses_direct_io(pid)?)

@@ -3,8 +3,8 @@
 //! What a pipe or socket has taken is not yet at the destination: megabytes may wait in buffers, and a stop behind them
 //! would have to wait too. Over a long round those buffers stay full, so the rate at which bytes are *taken* in its later
 //! part is the rate at which they arrive; from it follows when what was sent will be through. That is a small difference of
-//! large figures, so as much as buffers usually hold is waited for in any case. Behind it a small round follows, and the
-//! stop behind that.
+//! large figures, so as much as buffers usually hold is waited for in any case. After it a small round follows, and the
+//! stop after that.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! Which pages of the process are to be sent: mapping by mapping, by the method that fits it.
 //!
-//! What the kernel tells of writes has blind spots: a page into which a device reads (O_DIRECT) after it was sent and
+//! What the kernel reports of writes has blind spots: a page into which a device reads (O_DIRECT) after it was sent and
 //! write-protected changes unseen. Once a descriptor opened so was seen, every page sent is hashed, and at the stop the pages
 //! that count as unwritten are compared with their hashes.
 
@@ -163,7 +163,7 @@ impl Tracking {
         Ok(false)
     }
 
-    /// Has the mappings of a process that stands still tracked, as far as they are not yet. If it ran, one that changes
+    /// Tracks the mappings of a process that stands still, as far as they are not yet. If it ran, one that changes
     /// meanwhile could be tracked in part, and would be two from then on, which mremap(2) does not take as one.
     pub fn track_all(&mut self, caller: &mut dyn Caller) -> Result<()> {
         let Some(tracker) = &mut self.tracker else { return Ok(()) };

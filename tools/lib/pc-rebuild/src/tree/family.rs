@@ -175,7 +175,7 @@ impl<'a> Family<'a> {
         Ok(())
     }
 
-    /// What a process asks, from what its children do; those that had a choice and now have none are told so.
+    /// What a process asks, from what its children do; those that had a choice and now have none learn that.
     fn ask(&self, at: usize, asked: &mut [Asked]) -> Result<Asked, PlanError> {
         let children = &self.children[at];
         let mut wanted: HashMap<u32, usize> = HashMap::new();
