@@ -342,7 +342,9 @@ fn strike(writer: Writer, link: Option<Link<'_>>, plan: Option<(When, Blow)>) ->
         .dumped
         .map_or(may_die(plan) || unheard || ended, |code| allowed.contains(&code) || (silent && code == 5));
     assert!(known, "not what pc-tools(7) says: {outcome}");
-    assert!(!missed || fate == Fate::Moved || late, "a move that nothing befell has failed: {outcome}");
+    // A pc-dump that shares two CPUs with the guest's fifteen threads can be silent for longer than may be.
+    let slow = late || silent;
+    assert!(!missed || fate == Fate::Moved || slow, "a move that nothing befell has failed: {outcome}");
     if writer.guest.pid() == pid {
         assert_eq!(descriptors(pid), fds, "{outcome}");
         assert_eq!(mounts(), mounted, "{outcome}");
