@@ -73,6 +73,13 @@ pub enum CaptureError {
     Write(#[source] ImageError),
 }
 
+impl CaptureError {
+    /// The process is no longer the program that was looked at (execve(2)).
+    pub(crate) fn another_program(pid: i32) -> Self {
+        Self::Refused { pid, why: "has begun another program meanwhile".to_owned() }
+    }
+}
+
 impl From<TraceError> for CaptureError {
     fn from(error: TraceError) -> Self {
         match error {

@@ -77,7 +77,7 @@ impl Session<'_> {
         let stat = Stat::read(pid).of(pid, "reading its status")?;
         let program = |stat: &Stat| (stat.start_code, stat.end_code, stat.start_stack);
         if program(&stat) != program(&self.target.stat) {
-            return Err(CaptureError::Refused { pid, why: "has begun another program meanwhile".to_owned() });
+            return Err(CaptureError::another_program(pid));
         }
         self.target.stat = stat;
         let round = RoundBegin { number, last: true, clocks: machine::clocks(pid)? };

@@ -263,8 +263,8 @@ pub(crate) fn mend(pid: i32, pidfd: BorrowedFd<'_>) {
     }
 }
 
-/// Raises our limit of open files as far as it goes: each connection is kept until it is clear what becomes of it. Gives how
-/// many there is room for beside all else.
+/// Raises our soft limit of open files to the hard one, as each connection stays open here until the move is decided. Returns
+/// how many can be kept beside all else.
 fn make_room_for_sockets() -> io::Result<u64> {
     const OTHERS: u64 = 200;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

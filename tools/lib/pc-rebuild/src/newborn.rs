@@ -73,7 +73,8 @@ impl Drop for Init {
     }
 }
 
-/// Raises our limit of open files as far as it goes, and refuses where so many are more than that. Gives what it is then.
+/// Raises our soft limit of open files to the hard one, and both where that is less than `needed`; a refusal if we may not.
+/// Returns the limit.
 pub fn make_room_for_descriptors(needed: u64) -> Result<u64, RebuildError> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).what("reading the limit of open files")?;
     let most = hard.max(needed);

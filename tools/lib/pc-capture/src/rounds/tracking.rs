@@ -406,9 +406,7 @@ pub(crate) fn failed(pid: i32, err: TrackError) -> CaptureError {
             let gone = source.raw_os_error() == Some(libc::ESRCH);
             match Err::<(), _>(source).of(pid, what) {
                 // Its address space is another than that which was looked at.
-                Err(CaptureError::Kernel { pid, .. }) if gone => {
-                    CaptureError::Refused { pid, why: "has begun another program meanwhile".to_owned() }
-                }
+                Err(CaptureError::Kernel { pid, .. }) if gone => CaptureError::another_program(pid),
                 Err(err) => err,
                 Ok(()) => CaptureError::Died(pid),
             }
